@@ -1,0 +1,132 @@
+"""The device mesh, the one table from logical to mesh axes, and how parameters and batches are laid out on it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from hcxjax.protocols import Batch, Params, PyTree
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
+    ("batch", ("data", "fsdp")),
+    ("length", None),
+    ("vocab", "tensor"),
+    ("embed", "fsdp"),
+    ("activation_embed", None),
+    ("mlp", "tensor"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("head_dim", None),
+    ("layers", None),
+)
+"""Logical axis of a parameter or activation → mesh axes; the first rule whose mesh axes are free applies."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh by name and size, and where each logical axis goes.
+
+    Attributes:
+      data, fsdp, tensor: sizes of the mesh axes; one of them may be -1, which takes all devices that are left.
+      rules: overrides, put before `RULES`.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    rules: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes in the order of `AXES`, -1 resolved."""
+        sizes, devices = [getattr(self, axis) for axis in AXES], jax.device_count()
+        for axis, size in zip(AXES, sizes, strict=True):
+            if size == 0 or size < -1:
+                raise ValueError(f"Layout.{axis} is {size}; it must be a positive number of devices, or -1 for the rest")
+        if sizes.count(-1) > 1:
+            raise ValueError(f"Layout {dict(zip(AXES, sizes, strict=True))}: at most one axis may be -1")
+        if -1 in sizes:
+            known = math.prod(size for size in sizes if size != -1)
+            sizes[sizes.index(-1)] = max(1, devices // known)
+        if math.prod(sizes) != devices:
+            described = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+            raise ValueError(f"Layout {described} is {math.prod(sizes)} devices, but {devices} are present")
+        return tuple(sizes)
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The jax mesh; Auto axes, because Linen's partitioned initialisers need them."""
+        return jax.make_mesh(self.shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    @contextmanager
+    def active(self) -> Iterator[jax.sharding.Mesh]:
+        """Makes `constrain` and boxed initialisers see this mesh and these rules."""
+        mesh = self.mesh
+        with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules + RULES):
+            yield mesh
+
+    def sharding(self, *logical: str | None) -> NamedSharding:
+        """The sharding of an array with these logical axes."""
+        return NamedSharding(self.mesh, nn.logical_to_mesh_axes(logical, self.rules + RULES))
+
+    @property
+    def batch_shards(self) -> int:
+        """Number of parts that the rows of a batch are divided into."""
+        axes = self.sharding("batch").spec[0] or ()
+        sizes = dict(zip(AXES, self.shape, strict=True))
+        return math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+    def check_batch(self, batch: int, accumulate: int = 1) -> None:
+        """ValueError unless `batch` rows divide evenly over microbatches and devices."""
+        parts = self.batch_shards * accumulate
+        if batch < 1 or batch % parts:
+            raise ValueError(
+                f"BATCH is {batch}; it must be a positive multiple of {parts} "
+                f"(microbatches {accumulate} x mesh shards of the batch {self.batch_shards})"
+            )
+
+    def param_shardings(self, boxed: PyTree) -> PyTree:
+        """Shardings of a tree of boxed (abstract) parameters; unboxed leaves are replicated."""
+        specs = nn.get_partition_spec(boxed)
+        return nn.logical_to_mesh_sharding(specs, self.mesh, self.rules + RULES)
+
+    def shard_batch(self, rows: Callable[[int, int], Mapping[str, np.ndarray]], batch: int) -> Batch:
+        """Global arrays of `batch` rows of which each process builds only those its devices hold.
+
+        Args:
+          rows: (start, stop) → arrays of rows start..stop-1, the same on every process.
+          batch: rows of the global batch.
+        """
+        sharding = self.sharding("batch")
+        built: dict[tuple[int, int], Mapping[str, np.ndarray]] = {}
+        for (part,) in sharding.addressable_devices_indices_map((batch,)).values():
+            span = part.indices(batch)[:2]
+            if span not in built:
+                built[span] = rows(*span)
+        sample = next(iter(built.values()))
+        return {
+            name: jax.make_array_from_callback(
+                (batch, *value.shape[1:]), sharding, lambda index, name=name: built[index[0].indices(batch)[:2]][name]
+            )
+            for name, value in sample.items()
+        }
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Pins an activation to the mesh axes of its logical ones; the identity where no mesh is set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    spec = nn.logical_to_mesh_axes(logical, nn.get_logical_axis_rules())
+    return jax.lax.with_sharding_constraint(x, spec if spec is not None else PartitionSpec())
+
+
+def unbox(boxed: Params) -> Params:
+    """Parameters without their logical axes."""
+    return nn.meta.unbox(boxed)

@@ -1,0 +1,1 @@
+"""Writing: prefill and decode over an explicit key/value cache."""

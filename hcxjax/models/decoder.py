@@ -1,0 +1,128 @@
+"""The decoder: tokens to hidden states to logits, layers scanned."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hcxjax.kernels.plan import AttentionPlan, attention_plan, cache_plan
+from hcxjax.mesh import constrain
+from hcxjax.models.attention import KVCache, SelfAttention
+from hcxjax.models.config import DecoderConfig
+from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
+from hcxjax.protocols import Array
+from hcxjax.shapes import shaped
+
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + swiglu(norm(x)); with SEED's optional post-norms and residual multiplier."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: tuple[Array, KVCache | None],
+        layer: Array,
+        angles: tuple[Array, Array],
+        plan: AttentionPlan,
+    ) -> tuple[tuple[Array, KVCache | None], None]:
+        """One layer of the scan; the cache rides in the carry."""
+        config = self.config
+        x_BTD, cache = carry
+
+        def norm(name: str, y_BTD: Array) -> Array:
+            return RMSNorm(config.norm_epsilon, name=name)(y_BTD)
+
+        def join(x_BTD: Array, y_BTD: Array, post_norm: str) -> Array:
+            if config.post_norms:
+                y_BTD = norm(post_norm, y_BTD)
+            return constrain(x_BTD + y_BTD * config.residual_multiplier, "batch", "length", "activation_embed")
+
+        y_BTD, cache = SelfAttention(config, name="attention")(norm("input_norm", x_BTD), layer, angles, plan, cache)
+        x_BTD = join(x_BTD, y_BTD, "post_norm1")
+        x_BTD = join(x_BTD, SwiGLU(config, name="mlp")(norm("mlp_norm", x_BTD)), "post_norm2")
+        return (x_BTD, cache), None
+
+
+class Decoder(nn.Module):
+    """A causal language model of `config`'s shape.
+
+    Parameters are float32; `embed`, `layers` (stacked over L), `norm`, and `head` where embeddings are not tied.
+    """
+
+    config: DecoderConfig
+
+    def setup(self):
+        config = self.config
+        table = nn.with_logical_partitioning(nn.initializers.normal(config.init_std), ("vocab", "embed"))
+        self.embed = self.param("embed", table, (config.vocab_size, config.embed_dim), jnp.float32)
+        if not config.tie_embeddings:
+            self.head = self.param("head", table, (config.vocab_size, config.embed_dim), jnp.float32)
+        block = Block
+        if config.remat != "none":
+            block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=config.num_layers,
+            unroll=config.scan_unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(config)
+        self.norm = RMSNorm(config.norm_epsilon)
+
+    def __call__(self, tokens_BT: Array, segment_ids_BT: Array, positions_BT: Array) -> Array:
+        """logits_BTV of packed rows, float32."""
+        return self.logits(self.hidden(tokens_BT, segment_ids_BT, positions_BT))
+
+    @shaped
+    def hidden(self, tokens_BT: Array, segment_ids_BT: Array, positions_BT: Array) -> Array:
+        """x_BTD after the last norm, for rows that attend within each document.
+
+        Raises:
+          ValueError: the row is longer than the model's `max_length`.
+        """
+        self._check_length(tokens_BT.shape[1], "a row")
+        return self._run(tokens_BT, positions_BT, attention_plan(segment_ids_BT, positions_BT), None)[0]
+
+    @shaped
+    def extend(self, tokens_BT: Array, positions_BT: Array, cache: KVCache) -> tuple[Array, KVCache]:
+        """(x_BTD, cache) of tokens that follow what the cache holds: prefill with T tokens, decode with one.
+
+        Each row is one document; slots at later positions than a query's are not seen, whatever they hold.
+        """
+        self._check_length(cache.capacity, "a cache")
+        return self._run(tokens_BT, positions_BT, cache_plan(positions_BT, cache.capacity), cache)
+
+    def logits(self, x_BTD: Array) -> Array:
+        """Scores over the vocabulary in float32."""
+        table_VD = self.embed if self.config.tie_embeddings else self.head
+        table_VD = constrain(table_VD.astype(self.config.dtype), "vocab", None)
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=jnp.float32)
+        return constrain(logits_BTV, "batch", "length", "vocab") * self.config.logits_multiplier
+
+    def _run(
+        self, tokens_BT: Array, positions_BT: Array, plan: AttentionPlan, cache: KVCache | None
+    ) -> tuple[Array, KVCache | None]:
+        config = self.config
+        # Read by gather, a table split over its width would be replicated whole: split it over the vocabulary alone.
+        table_VD = constrain(self.embed, "vocab", None)
+        x_BTD = table_VD[tokens_BT].astype(config.dtype) * config.embedding_multiplier
+        x_BTD = constrain(x_BTD, "batch", "length", "activation_embed")
+        angles = rotary_angles(positions_BT, config)
+        (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, plan)
+        return self.norm(x_BTD), cache
+
+    def _check_length(self, length: int, what: str) -> None:
+        if length > self.config.max_length:
+            raise ValueError(
+                f"{what} of {length} tokens is longer than the model's context: DecoderConfig.max_length is "
+                f"{self.config.max_length}; shorten LENGTH or raise it (and set rope_scaling)"
+            )

@@ -1,0 +1,1 @@
+"""What is minimised: pure functions of parameters and a batch."""

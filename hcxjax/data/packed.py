@@ -1,0 +1,125 @@
+"""Batches of packed rows: a function of the seed and the step, whatever the mesh or the number of hosts."""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+
+from hcxjax.data.corpus import Corpus
+from hcxjax.data.hashing import fingerprint
+from hcxjax.data.mixing import deal, permuted, shares
+from hcxjax.data.packing import Infilling, RowBuilder, pack
+from hcxjax.mesh import Layout
+from hcxjax.protocols import Batch, Params, PyTree
+
+
+@dataclasses.dataclass
+class PackedTokens:
+    """The `Source` of pretraining; opens nothing until `start`.
+
+    Attributes:
+      corpus: what is read.
+      length: positions of a row (T).
+      batch: rows of a batch (B), over all processes.
+      rates: name of a source → its share of the tokens, up to a common factor; None gives equal shares.
+      seed: decides order and infilling.
+      infilling: how much is fed out of order.
+    """
+
+    corpus: Corpus
+    length: int
+    batch: int
+    rates: Mapping[str, float] | None = None
+    seed: int = 0
+    infilling: Infilling = dataclasses.field(default_factory=Infilling)
+
+    def start(self, layout: Layout, params: Params) -> None:
+        """Opens the stores, writing them on first use, and plans their rows.
+
+        Raises:
+          ValueError: the corpus, the rates, the length or the batch make no sense.
+        """
+        self.corpus.check()
+        names = list(self.corpus.sources)
+        self._shares: list[Fraction] = list(shares(self.rates, names).values())
+        layout.check_batch(self.batch)
+        vocabulary = self.corpus.vocabulary()
+        stores = self.corpus.stores("train")
+        self._builders: list[RowBuilder] = []
+        for number, store in enumerate(stores.values()):
+            plan = pack(store.lengths, self.length, self.infilling, fingerprint(self.seed, number))
+            self._builders.append(RowBuilder(plan, store, vocabulary, self.infilling.suffix_first_share))
+        self._fingerprints = {
+            "tokenizer": fingerprint(vocabulary.fingerprint),
+            "corpus": fingerprint([(name, store.fingerprint) for name, store in stores.items()]),
+            "packing": self._packing_fingerprint(),
+        }
+        self._layout = layout
+        self._step = 0
+        self._ahead: tuple[int, concurrent.futures.Future[Batch]] | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="packed-tokens")
+
+    def _packing_fingerprint(self) -> int:
+        rates = [(share.numerator, share.denominator) for share in self._shares]
+        return fingerprint(self.seed, self.length, self.batch, rates, dataclasses.asdict(self.infilling))
+
+    @property
+    def padding(self) -> float:
+        """Share of positions that hold nothing, at the rates of the mixture."""
+        pairs = zip(self._shares, self._builders, strict=True)
+        return float(sum(share * builder.plan.padding for share, builder in pairs))
+
+    def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Global rows start..stop-1, counted from the first row of step 0.
+
+        Returns: tokens_BT, targets_BT, segment_ids_BT, positions_BT (int32), weights_BT (float32), source_B (int32).
+        """
+        built, sources = [], []
+        for row in range(start, stop):
+            source, number = deal(row, self._shares)
+            builder = self._builders[source]
+            epoch, position = divmod(number, builder.plan.rows)
+            key = (self.seed, source, epoch)
+            built.append(builder.build(permuted(position, builder.plan.rows, *key), key))
+            sources.append(source)
+        arrays = {f"{name}_BT": np.stack([row[name] for row in built]) for name in built[0]}
+        return {**arrays, "source_B": np.array(sources, np.int32)}
+
+    def next(self, params: Params, step: int) -> Batch:
+        """The batch of `step`; the one after it is built meanwhile."""
+        ready = self._ahead is not None and self._ahead[0] == step
+        batch = self._ahead[1].result() if ready else self._build(step)
+        self._ahead = (step + 1, self._thread.submit(self._build, step + 1))
+        self._step = step + 1
+        return batch
+
+    def _build(self, step: int) -> Batch:
+        first = step * self.batch
+        return self._layout.shard_batch(lambda start, stop: self.rows(first + start, first + stop), self.batch)
+
+    def get_state(self) -> dict[str, int]:
+        """The next step and what the data is made of; integers alone."""
+        return {"position": self._step, **self._fingerprints}
+
+    def set_state(self, state: PyTree) -> None:
+        """Goes on at the step of `state`.
+
+        Raises:
+          ValueError: `state` belongs to another tokenizer, corpus or packing.
+        """
+        meaning = {
+            "tokenizer": "the tokenizer (Tokenizer.*, or the model file)",
+            "corpus": "the documents (Corpus.*, or the files they come from)",
+            "packing": "rates, LENGTH, BATCH, SEED or Infilling.*",
+        }
+        changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
+        if changed:
+            raise ValueError(f"the checkpoint's data is not this run's: what differs is {'; '.join(changed)}")
+        self._step = int(state["position"])
+
+    def close(self) -> None:
+        """Ends the thread that builds ahead."""
+        if hasattr(self, "_thread"):
+            self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,179 @@
+"""Documents from files, one at a time: what cannot be read is skipped, counted by reason, and never silently lost."""
+
+import collections
+import dataclasses
+import glob
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+MAX_DOCUMENT_BYTES = 8_000_000
+CODE_EXTENSIONS = ("py", "js", "ts", "java", "kt", "go", "rs", "c", "h", "cc", "cpp", "hpp", "cs", "rb", "php", "swift")
+CODE_EXTENSIONS += ("scala", "sh", "sql", "html", "css")
+
+
+@dataclasses.dataclass
+class Skips:
+    """Records that were left out.
+
+    Attributes:
+      counts: records by reason.
+      examples: where the first of each reason stands, as file:line.
+    """
+
+    counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, reason: str, place: str) -> None:
+        """Counts one more record that was left out for `reason`, found at `place`."""
+        self.counts[reason] += 1
+        self.examples.setdefault(reason, place)
+
+
+def rejection(text: object, max_document_bytes: int) -> str | None:
+    """Why `text` is no document, or None if it is one."""
+    if not isinstance(text, str):
+        return f"text is {type(text).__name__}, not a string"
+    if not text.strip():
+        return "empty text"
+    if len(text) > max_document_bytes:
+        return "over max_document_bytes"
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return "lone surrogate"
+    return "over max_document_bytes" if size > max_document_bytes else None
+
+
+def read_jsonl(paths: list[str], field: str, max_document_bytes: int, skips: Skips) -> Iterator[str]:
+    """Texts of JSON lines, one object a line, from .jsonl and .jsonl.gz files.
+
+    Args:
+      field: key of the text.
+      max_document_bytes: longer texts are skipped; a line is never held in memory beyond twice that.
+    """
+    for path in paths:
+        for number, line in _lines(path, 2 * max_document_bytes + 1024, skips):
+            place = f"{path}:{number}"
+            text = _parse(line, field, skips, place)
+            if text is None:
+                continue
+            if reason := rejection(text, max_document_bytes):
+                skips.add(reason, place)
+            else:
+                yield text
+
+
+def _parse(line: bytes, field: str, skips: Skips, place: str) -> object | None:
+    """What stands under `field`, or None, counted."""
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return skips.add("invalid UTF-8", place)
+    except (ValueError, RecursionError):
+        return skips.add("malformed JSON", place)
+    if not isinstance(record, dict) or field not in record:
+        return skips.add(f"no field {field!r}", place)
+    if record[field] is None:
+        return skips.add("text is null", place)
+    return record[field]
+
+
+def _lines(path: str, limit: int, skips: Skips) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of each line that is not blank; a line over `limit` bytes is counted and passed over in parts."""
+    number = 0
+    try:
+        with _open(path) as file:
+            while line := file.readline(limit):
+                number += 1
+                if len(line) == limit and not line.endswith(b"\n"):
+                    skips.add("over max_document_bytes", f"{path}:{number}")
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(limit)
+                elif line.strip():
+                    yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        skips.add("truncated or corrupted gzip", f"{path}:{number + 1}")
+    except OSError as error:
+        skips.add(f"unreadable: {error.strerror}", f"{path}:{number + 1}")
+    if not number:
+        skips.add("empty file", path)
+
+
+def _open(path: str) -> BinaryIO:
+    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+
+
+def read_files(paths: list[str], max_document_bytes: int, skips: Skips) -> Iterator[str]:
+    """Each file as one document."""
+    for path in paths:
+        try:
+            if os.path.getsize(path) > max_document_bytes:
+                skips.add("over max_document_bytes", path)
+                continue
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            skips.add(f"unreadable: {error.strerror}", path)
+            continue
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            skips.add("invalid UTF-8", path)
+            continue
+        if reason := rejection(text, max_document_bytes):
+            skips.add(reason, path)
+        else:
+            yield text
+
+
+def find_jsonl(pattern: str) -> list[str]:
+    """Files of a path, a folder or a glob; sorted.
+
+    Raises:
+      ValueError: there is none.
+    """
+    pattern = os.path.expanduser(pattern)
+    if os.path.isdir(pattern):
+        found = [path for path in _walk(pattern) if path.endswith((".jsonl", ".jsonl.gz"))]
+    else:
+        found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+    if not found:
+        raise ValueError(f"no .jsonl or .jsonl.gz file matches {pattern!r}; change it in Corpus.sources")
+    return sorted(found)
+
+
+def find_files(folder: str, extensions: tuple[str, ...]) -> list[str]:
+    """Files under `folder`, in an order of their names' hashes, so that any prefix is a fair sample.
+
+    Raises:
+      ValueError: no such folder, or no such file in it.
+    """
+    folder = os.path.expanduser(folder)
+    if os.path.isfile(folder):
+        return [folder]
+    if not os.path.isdir(folder):
+        raise ValueError(f"{folder!r} does not exist; change it in Corpus.sources")
+    endings = tuple(f".{extension.strip().lstrip('.')}" for extension in extensions)
+    found = [path for path in _walk(folder) if path.endswith(endings)]
+    if not found:
+        raise ValueError(f"no file under {folder!r} ends in {' '.join(endings)}; change it in Corpus.sources")
+
+    def shuffled(path: str) -> bytes:
+        return hashlib.sha256(os.path.relpath(path, folder).encode(errors="surrogateescape")).digest()
+
+    return sorted(found, key=shuffled)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Regular files below `folder`; hidden folders (.git and the like) are passed over."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (path for name in sorted(names) if os.path.isfile(path := os.path.join(place, name)))
+
+
+Reader = Callable[[Skips], Iterator[str]]

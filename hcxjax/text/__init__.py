@@ -1,0 +1,1 @@
+"""Vocabulary, morpheme boundaries and the order of fill-in-the-middle: text and token ids, without TensorFlow."""

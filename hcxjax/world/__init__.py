@@ -1,0 +1,61 @@
+"""A small bilingual world: the same facts and short stories in Korean, in English and as Python, any number of them.
+
+Document `i` of a split is a pure function of (seed, split, language, i), and the three languages tell the same scene.
+The people, places, things and events of the validation split never occur in training documents.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hcxjax.world import code, english, korean
+from hcxjax.world.dice import Dice
+from hcxjax.world.document import write
+from hcxjax.world.facts import Fact, Scene, sample_scene
+from hcxjax.world.names import SPLITS
+from hcxjax.world.probes import PROBES, Probe, pose_probes
+
+LANGUAGES = ("ko", "en", "code")
+
+__all__ = ["LANGUAGES", "PROBES", "SPLITS", "Fact", "Probe", "Scene", "World"]
+
+
+def _require(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, must be one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class World:
+    """The world of a seed.
+
+    Attributes:
+      seed: worlds of different seeds tell different scenes with the same names and words.
+    """
+
+    seed: int = 0
+
+    def scene(self, index: int, split: str = "train") -> Scene:
+        """What document `index` tells of in every language."""
+        _require("split", split, SPLITS)
+        if index < 0:
+            raise ValueError(f"index is {index}, must be 0 or more")
+        return sample_scene(self.seed, split, index)
+
+    def document(self, language: str, index: int, split: str = "train") -> str:
+        """Document `index`. Raises ValueError for an unknown language or split, or a negative index."""
+        _require("language", language, LANGUAGES)
+        scene = self.scene(index, split)
+        dice = Dice(self.seed, split, language, index)
+        if language == "code":
+            return code.write(dice, scene)
+        return write(korean if language == "ko" else english, dice, scene)
+
+    def documents(self, language: str, split: str = "train", start: int = 0, count: int = 1) -> Iterator[str]:
+        """Documents `start` to `start + count - 1`."""
+        return (self.document(language, index, split) for index in range(start, start + count))
+
+    def probes(self, kind: str, count: int, split: str = "validation") -> list[Probe]:
+        """The first `count` probes of a kind: always the same ones, and a longer list begins with the shorter."""
+        _require("kind", kind, PROBES)
+        _require("split", split, SPLITS)
+        return pose_probes(self.seed, kind, count, split)

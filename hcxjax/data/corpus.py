@@ -1,6 +1,7 @@
 """What is trained on: named sources, the vocabulary they are written in, and their token stores."""
 
 import dataclasses
+import importlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -22,17 +23,24 @@ class Corpus:
       sources: name → a source as `hcxjax.data.sources` spells it. Metrics are reported under these names.
       tokenizer: which vocabulary.
       directory: holds tokenizer/ and store/; a run's RUN_DIR, or a place that several runs share.
-      max_documents: kept of each source and split, from the start; None keeps all. Needed for endless sources.
+      max_documents: training documents of each source, from its start; None keeps all.
+      max_validation_documents: the same of its validation split.
       max_document_bytes: longer documents are skipped and counted.
       validation_share: share of a source's documents that is held out where it has no validation split of its own.
+      task_modules: modules that register the Tasks that `sources` names, such as tasks.pretrain. They are imported when
+        a Task is first read, because they import TensorFlow and a run whose stores are written needs none.
+
+    A store is written once for these settings: where files behind a source have changed since, delete its folder.
     """
 
     sources: Mapping[str, str]
     tokenizer: Tokenizer
     directory: str
     max_documents: int | None = None
+    max_validation_documents: int | None = 1000
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     validation_share: float = 0.01
+    task_modules: tuple[str, ...] = ()
 
     def check(self) -> None:
         """ValueError unless the settings make sense."""
@@ -42,8 +50,9 @@ class Corpus:
             if not name or not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"Corpus.sources: the name {name!r} must be letters, digits, - and _")
             Spec.parse(source)
-        if self.max_documents is not None and self.max_documents < 1:
-            raise ValueError(f"Corpus.max_documents is {self.max_documents}; it must be positive, or None for all")
+        for name in ("max_documents", "max_validation_documents"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise ValueError(f"Corpus.{name} is {limit}; it must be positive, or None for all")
         if self.max_document_bytes < 1:
             raise ValueError(f"Corpus.max_document_bytes is {self.max_document_bytes}; it must be positive")
         if not 0 < self.validation_share < 1:
@@ -52,7 +61,7 @@ class Corpus:
     def vocabulary(self) -> Vocabulary:
         """The vocabulary; trained on equal numbers of bytes of every source on first use."""
         self.check()
-        return self.tokenizer.load(os.path.join(self.directory, "tokenizer"), self._sample)
+        return self.tokenizer.load(os.path.join(self.directory, "tokenizer"), self.sample)
 
     def stores(self, split: str) -> dict[str, TokenStore]:
         """The token store of each source, written on first use.
@@ -68,7 +77,7 @@ class Corpus:
         return {name: self._store(name, split, vocabulary) for name in self.sources}
 
     def _store(self, name: str, split: str, vocabulary: Vocabulary) -> TokenStore:
-        key = fingerprint(self.sources[name], vocabulary.fingerprint, *self._limits())
+        key = fingerprint(self.sources[name], vocabulary.fingerprint, *self._limits(split))
         folder = os.path.join(self.directory, "store", f"{name}-{split}-{key:016x}")
 
         def write(temporary: str) -> None:
@@ -78,10 +87,13 @@ class Corpus:
         publish(folder, write)
         return TokenStore.open(folder)
 
-    def _limits(self) -> tuple[int | float | None, ...]:
-        return self.max_documents, self.max_document_bytes, self.validation_share
+    def _limits(self, split: str) -> tuple[int | float | None, ...]:
+        documents_kept = self.max_documents if split == "train" else self.max_validation_documents
+        return documents_kept, self.max_document_bytes, self.validation_share
 
     def _documents(self, name: str, split: str, skips: Skips) -> Iterator[str]:
+        for module in self.task_modules:
+            importlib.import_module(module)
         texts = documents(
             self.sources[name],
             split,
@@ -89,9 +101,9 @@ class Corpus:
             max_document_bytes=self.max_document_bytes,
             skips=skips,
         )
-        return itertools.islice(texts, self.max_documents)
+        return itertools.islice(texts, self._limits(split)[0])
 
-    def _sample(self) -> Iterator[str]:
+    def sample(self) -> Iterator[str]:
         """Training documents of all sources; the source that has given the fewest bytes gives next."""
         streams = {name: self._documents(name, "train", Skips()) for name in self.sources}
         given = dict.fromkeys(streams, 0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 _POLL_SECONDS = 0.2
 _SAY_EVERY_SECONDS = 30.0
+_log = logging.getLogger(__name__)
 
 
 def publish(folder: str, write: Callable[[str], None], *, timeout_s: float = 24 * 3600.0) -> None:
@@ -30,7 +31,7 @@ def publish(folder: str, write: Callable[[str], None], *, timeout_s: float = 24 
         if os.path.isdir(folder):
             return
         for leftover in glob.glob(glob.escape(folder) + ".writing-*"):
-            logging.warning("removing %s, left by a writer that did not finish", leftover)
+            _log.warning("removing %s, left by a writer that did not finish", leftover)
             shutil.rmtree(leftover)
         temporary = f"{folder}.writing-{os.getpid()}"
         os.mkdir(temporary)
@@ -58,7 +59,7 @@ def _locked(folder: str, timeout_s: float) -> Iterator[None]:
                 if now - started > timeout_s:
                     raise TimeoutError(f"waited {timeout_s:.0f} s for another process to write {folder}") from None
                 if now - said > _SAY_EVERY_SECONDS:
-                    logging.info("waiting for another process to write %s (%.0f s)", folder, now - started)
+                    _log.info("waiting for another process to write %s (%.0f s)", folder, now - started)
                     said = now
                 time.sleep(_POLL_SECONDS)
         yield

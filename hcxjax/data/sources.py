@@ -123,7 +123,7 @@ def _registered(name: str) -> Any:
     if name not in seqio.TaskRegistry.names():
         raise ValueError(
             f"source {name!r} is no registered seqio Task (there are {', '.join(sorted(seqio.TaskRegistry.names()))}); "
-            f"import the module that adds it (tasks.pretrain has the small world's), or name a file as in jsonl:PATH"
+            f"name the module that adds it in Corpus.task_modules, or a file as in jsonl:PATH"
         )
     return seqio.TaskRegistry.get(name)
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from hcxjax.data.readers import Skips
 from hcxjax.text.vocabulary import Vocabulary
 
+_log = logging.getLogger(__name__)
 FORMAT = 1
 _TOKENS, _INDEX, _MANIFEST = "tokens.array_record", "index.npz", "manifest.json"
 
@@ -117,7 +118,7 @@ def write_store(
 def report_skips(skips: Skips, source: str, split: str) -> None:
     """Logs what was left out, if anything was."""
     if skips.counts:
-        logging.warning("%s %s: skipped %s", source, split, describe(skips))
+        _log.warning("%s %s: skipped %s", source, split, describe(skips))
 
 
 def describe(skips: Skips) -> str:

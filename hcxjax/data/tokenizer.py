@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import io
 import json
 import logging
@@ -17,9 +18,10 @@ from hcxjax.text.vocabulary import SPECIALS, Vocabulary, reserved
 _BOUNDARY = "\ue0ff"  # private use: stands between morphemes while training, never in a piece
 _SPACE = "\u2581"
 _CHUNK = 8192
-"""Characters of a training sentence. SentencePiece silently skips sentences over its limit, and addresses the symbols of
-a word by 16 bits."""
+"""Characters of a training sentence. SentencePiece silently skips longer ones than its limit, and addresses the symbols
+of a word by 16 bits."""
 _BYTES = 256
+_log = logging.getLogger(__name__)
 _THREADS = 4  # the model file records it, so it is fixed: equal settings give equal bytes
 
 
@@ -83,7 +85,7 @@ class Tokenizer:
         if not sentences:
             raise ValueError("the tokenizer has no text to train on: every source of Corpus.sources was empty")
         coverage = self._coverage(sentences, (self.size - meta) // 2)
-        logging.info("training a tokenizer of %d entries on %d bytes", self.size, counts["bytes"])
+        _log.info("training a tokenizer of %d entries on %d bytes", self.size, counts["bytes"])
         model = _train_sentencepiece(sentences, self.size, coverage, self.reserved)
         with open(os.path.join(folder, "tokenizer.model"), "wb") as file:
             file.write(model)
@@ -97,13 +99,28 @@ class Tokenizer:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
 
     def _check_card(self, directory: str) -> None:
-        with open(os.path.join(directory, "tokenizer.json"), encoding="utf-8") as file:
-            found = json.load(file)["settings"]
+        """ValueError unless the model in `directory` is whole and was trained with these settings."""
+        path = os.path.join(directory, "tokenizer.json")
+        try:
+            with open(path, encoding="utf-8") as file:
+                card = json.load(file)
+            with open(os.path.join(directory, "tokenizer.model"), "rb") as file:
+                found = hashlib.sha256(file.read()).hexdigest()
+            trained_with, expected = card["settings"], card["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} and its model cannot be read ({error}); delete {directory} to train anew"
+            ) from error
+        if found != expected:
+            raise ValueError(
+                f"{directory}/tokenizer.model is corrupted: sha256 {found}, expected {expected}; "
+                f"delete {directory} to train anew"
+            )
         for name, value in self._settings().items():
-            if found[name] != value:
+            if name not in trained_with or trained_with[name] != value:
                 raise ValueError(
-                    f"Tokenizer.{name} is {value}, but the tokenizer in {directory} was trained with {found[name]}; "
-                    f"set it back, or delete that folder to train anew"
+                    f"Tokenizer.{name} is {value}, but the tokenizer in {directory} was trained with "
+                    f"{trained_with}; set it back, or delete that folder to train anew"
                 )
 
     def _sample(self, texts: Iterable[str]) -> tuple[list[str], dict[str, int]]:

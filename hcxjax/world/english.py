@@ -1,11 +1,11 @@
 """Tells a scene in English."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from hcxjax.world import english_stories as stories
 from hcxjax.world.dice import Dice
 from hcxjax.world.english_patterns import RELATIONS
-from hcxjax.world.facts import Fact, Scene, order_facts
+from hcxjax.world.facts import Fact, Scene, group_facts, order_facts
 from hcxjax.world.names import Noun, PersonName
 from hcxjax.world.wording import Exchange, fill
 
@@ -39,10 +39,25 @@ def say(pattern: str, cast, until: str = "") -> str:
     return text[:1].upper() + text[1:]
 
 
-def state(dice: Dice, scene: Scene, fact: Fact) -> str:
-    """A fact as a sentence."""
-    subject, value = scene.fillers(fact)
-    return say(dice.pick(RELATIONS[fact.relation].tell), {"x": subject, "v": value})
+@cache
+def _with_pronoun(pattern: str) -> str:
+    return pattern.replace("{x}'s", "{x:his}").replace("{x}", "{x:he}")
+
+
+def state(dice: Dice, scene: Scene, facts: list[Fact]) -> str:
+    """Facts as sentences, in this order; whom the sentence before was about may become a pronoun."""
+    sentences, known = [], ""
+    for group in group_facts(dice, facts):
+        wording, cast = (
+            RELATIONS[group[0].relation],
+            dict(zip("xvyw", sum(map(scene.fillers, group), ()), strict=False)),
+        )
+        pattern = dice.pick(wording.pair if len(group) == 2 else wording.tell)
+        if group[0].subject == known and len(group) == 1 and dice.chance(0.5):
+            pattern = _with_pronoun(pattern)
+        sentences.append(say(pattern, cast))
+        known = group[0].subject if len(group) == 1 else ""
+    return " ".join(sentences)
 
 
 def ask(dice: Dice, scene: Scene, fact: Fact, who: bool) -> Exchange:
@@ -87,14 +102,14 @@ def _couple(dice: Dice, scene: Scene) -> str:
         )
     )
     traits = tuple(fact for fact in scene.facts if fact.relation != "older")
-    middle = " ".join(state(dice, scene, fact) for fact in order_facts(dice, traits))
+    middle = state(dice, scene, order_facts(dice, traits))
     return f"{say(opening, scene.cast)}{middle} {say(dice.pick(endings), scene.cast)}"
 
 
 def _festival(dice: Dice, scene: Scene) -> str:
     made = [fact for fact in scene.facts if fact.relation == "made"]
     parts = [say(dice.pick(stories.FESTIVAL_OPENING), scene.cast)]
-    parts += [state(dice, scene, fact) for fact in dice.draw(made, len(made))]
+    parts.append(state(dice, scene, dice.draw(made, len(made))))
     return " ".join([*parts, say(dice.pick(stories.FESTIVAL_ENDING), scene.cast)])
 
 
@@ -116,7 +131,7 @@ def tell(dice: Dice, scene: Scene) -> str:
     if scene.form in stories.PLOTS:
         return _follow_plot(dice, stories.PLOTS[scene.form], scene.cast)
     if scene.form in ("profile", "roster"):
-        return " ".join(state(dice, scene, fact) for fact in order_facts(dice, scene.facts))
+        return state(dice, scene, order_facts(dice, scene.facts))
     forms = {
         "list": _list,
         "couple": _couple,

@@ -20,6 +20,7 @@ RELATIONS = {
         ("{v}.", "In {v}."),
         ("Who lives in {v}?", "Whose home is in {v}?"),
         _WHO,
+        ("{x} lives in {v} and {y} lives in {w}.",),
     ),
     "job": Wording(
         "Job",
@@ -28,6 +29,7 @@ RELATIONS = {
         ("{v:a:cap}.",),
         ("Who is {v:a}?", "Who works as {v:a}?"),
         _WHO,
+        ("{x} is {v:a} and {y} is {w:a}.",),
     ),
     "age": Wording(
         "Age",
@@ -36,6 +38,7 @@ RELATIONS = {
         ("{v}.", "{v} years old."),
         ("Who is {v} years old?", "Who turned {v} this year?"),
         _WHO,
+        ("{x} is {v} and {y} is {w} years old.",),
     ),
     "food": Wording(
         "Favorite food",
@@ -49,6 +52,7 @@ RELATIONS = {
         ("{v:s:cap}.",),
         ("Who likes {v:s}?", "Who often eats {v:s}?"),
         _WHO,
+        ("{x} likes {v:s}, and {y} likes {w:s}.",),
     ),
     "color": Wording(
         "Favorite color",
@@ -57,6 +61,7 @@ RELATIONS = {
         ("{v::cap}.",),
         ("Who likes {v}?", "Whose favorite color is {v}?"),
         _WHO,
+        ("{x} likes {v}, but {y} likes {w} better.",),
     ),
     "hobby": Wording(
         "Hobby",
@@ -65,6 +70,7 @@ RELATIONS = {
         ("{v::cap}.",),
         ("Who enjoys {v}?", "Whose hobby is {v}?"),
         _WHO,
+        ("{x} enjoys {v}, while {y} enjoys {w}.",),
     ),
     "pet": Wording(
         "Animal",
@@ -73,6 +79,7 @@ RELATIONS = {
         ("{v:a:cap}.",),
         ("Who has {v:a}?", "Who keeps {v:a}?"),
         _WHO,
+        ("{x} has {v:a} and {y} has {w:a}.",),
     ),
     "made": Wording(
         "Made",
@@ -86,6 +93,7 @@ RELATIONS = {
         ("{v:a:cap}.",),
         ("Who made the {v}?", "Who made {v:a}?"),
         _WHO,
+        ("{x} made {v:a}, and {y} made {w:a}.",),
     ),
     "older": Wording("", (), ("Who is older?", "Which of them is older?"), ("{x}.",)),
     "lost": Wording("", (), ("What did {x} lose?",), ("{v:a:cap}.",), ("Who lost the {v}?", "Who lost {v:a}?"), _WHO),

@@ -39,7 +39,7 @@ SHOPPING = (
         "{a} stopped at the market in {place}.",
         "On {day} morning {a} went shopping in {place}.",
     ),
-    ("", "{weather}, but the market was full of people.", "The market was noisy from early morning."),
+    ("", "That day {weather} and the market was full of people.", "The market was noisy from early morning."),
     (
         "One {food} cost {price} won.",
         "The shopkeeper said that one {food} was {price} won.",
@@ -133,7 +133,7 @@ FESTIVAL_ENDING = (
 LETTER = (
     ("Dear {b}, how are you?", "Dear {b}, I miss you.", "Hello, {b}!", "Dear {b}, it has been a long time."),
     ("I am in {place} now.", "I came to {place}.", "I am writing from {place}.", "I have been in {place} since {day}."),
-    ("", "Today {weather}.", "Here {weather}."),
+    ("", "This morning {weather}.", "When I came, {weather}."),
     (
         "At the {spot} I ate {food:a}.",
         "Yesterday I ate {food:a}.",

@@ -168,6 +168,17 @@ def sample_scene(seed: int, split: str, index: int, form: str = "") -> Scene:
     return Scene(form, cast, tuple(facts))
 
 
+def group_facts(dice: Dice, facts: list[Fact]) -> list[tuple[Fact, ...]]:
+    """The facts one by one, or two neighbours of the same relation at a time."""
+    groups, place = [], 0
+    while place < len(facts):
+        alike = place + 1 < len(facts) and facts[place].relation == facts[place + 1].relation
+        size = 2 if alike and dice.chance(0.4) else 1
+        groups.append(tuple(facts[place : place + size]))
+        place += size
+    return groups
+
+
 def order_facts(dice: Dice, facts: tuple[Fact, ...]) -> list[Fact]:
     """The facts by person, by relation, or mixed: as a teller might put them."""
     shuffled = dice.draw(facts, len(facts))

@@ -5,7 +5,7 @@ from functools import cache
 
 from hcxjax.world import korean_stories as stories
 from hcxjax.world.dice import Dice
-from hcxjax.world.facts import Fact, Scene, order_facts
+from hcxjax.world.facts import Fact, Scene, group_facts, order_facts
 from hcxjax.world.hangul import attach
 from hcxjax.world.korean_patterns import RELATIONS
 from hcxjax.world.names import Noun
@@ -33,10 +33,27 @@ def say(pattern: str, cast, style: int, until: str = "") -> str:
     return fill(_in_style(pattern, style), cast, inflect, until)
 
 
-def state(dice: Dice, scene: Scene, fact: Fact, style: int) -> str:
-    """A fact as a sentence."""
-    subject, value = scene.fillers(fact)
-    return say(dice.pick(RELATIONS[fact.relation].tell), {"x": subject, "v": value}, style)
+@cache
+def _without_subject(pattern: str) -> str:
+    """Korean leaves unsaid whom the sentence before was about already."""
+    shorter = pattern.removeprefix("{x:은} ").removeprefix("{x}의 ")
+    return pattern if "{x" in shorter else shorter
+
+
+def state(dice: Dice, scene: Scene, facts: list[Fact], style: int) -> str:
+    """Facts as sentences, in this order."""
+    sentences, known = [], ""
+    for group in group_facts(dice, facts):
+        wording, cast = (
+            RELATIONS[group[0].relation],
+            dict(zip("xvyw", sum(map(scene.fillers, group), ()), strict=False)),
+        )
+        pattern = dice.pick(wording.pair if len(group) == 2 else wording.tell)
+        if group[0].subject == known and len(group) == 1 and dice.chance(0.5):
+            pattern = _without_subject(pattern)
+        sentences.append(say(pattern, cast, style))
+        known = group[0].subject if len(group) == 1 else ""
+    return " ".join(sentences)
 
 
 def ask(dice: Dice, scene: Scene, fact: Fact, who: bool) -> Exchange:
@@ -59,16 +76,17 @@ def _follow_plot(dice: Dice, steps, cast, style: int) -> str:
 
 def _introduce(dice: Dice, scene: Scene, facts: list[Fact], style: int) -> str:
     """Facts in a row; now and then a person's first mention carries the romanised name."""
-    text = " ".join(state(dice, scene, fact, style) for fact in facts)
+    text = state(dice, scene, facts, style)
     name = scene.cast["a"]
     return text.replace(name.korean, f"{name.korean}({name.english})", 1) if dice.chance(0.15) else text
 
 
 def _list(dice: Dice, scene: Scene) -> str:
-    bullet = dice.pick(("- ", "* ", ""))
+    bullet, glossed = dice.pick(("- ", "* ", "")), dice.chance(0.3)
     lines = []
     for person in dice.draw("abc", 3):
-        lines.append(f"이름: {scene.cast[person].korean}")
+        name = scene.cast[person]
+        lines.append(f"이름: {name.korean}({name.english})" if glossed else f"이름: {name.korean}")
         for fact in scene.facts:
             if fact.subject == person:
                 unit = "살" if fact.relation == "age" else ""
@@ -98,7 +116,7 @@ def _couple(dice: Dice, scene: Scene, style: int) -> str:
 def _festival(dice: Dice, scene: Scene, style: int) -> str:
     made = [fact for fact in scene.facts if fact.relation == "made"]
     parts = [say(dice.pick(stories.FESTIVAL_OPENING), scene.cast, style)]
-    parts += [state(dice, scene, fact, style) for fact in dice.draw(made, len(made))]
+    parts.append(state(dice, scene, dice.draw(made, len(made)), style))
     return " ".join([*parts, say(dice.pick(stories.FESTIVAL_ENDING), scene.cast, style)])
 
 

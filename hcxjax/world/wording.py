@@ -13,7 +13,8 @@ _ROLE = re.compile(r"\{([a-z][a-z_.]*)(?::([^}]*))?\}")
 class Wording(NamedTuple):
     """How a language speaks of one relation between {x} and {v}. Of `tell`, `ask`, ... any pattern will do.
 
-    An answer to `ask` contains {v} and one to `ask_who` {x}, both before anything the question did not say already.
+    `pair` tells of two at once, {x} and {v}, {y} and {w}. An answer to `ask` contains {v} and one to `ask_who` {x},
+    both before anything that the question did not say already.
     """
 
     label: str
@@ -22,6 +23,7 @@ class Wording(NamedTuple):
     answer: tuple[str, ...]
     ask_who: tuple[str, ...] = ()
     answer_who: tuple[str, ...] = ()
+    pair: tuple[str, ...] = ()
 
 
 @cache

@@ -1,7 +1,7 @@
 """seqio Tasks of pretraining: the small bilingual world in Korean, English and Python, and their Mixture.
 
-Your own Task goes into a module of yours in the usual seqio way; its examples need a string feature `text`. Name the module
-in `Corpus.task_modules` and the Task in `Corpus.sources`.
+Your own Task goes into a module of yours in the usual seqio way; its examples need a string feature `text`. Name the
+module in `Corpus.task_modules` and the Task in `Corpus.sources`.
 """
 
 from collections.abc import Callable, Iterator

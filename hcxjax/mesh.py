@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from hcxjax.protocols import Batch, Params, PyTree
+from hcxjax.protocols import Batch, PyTree
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -49,7 +49,9 @@ class Layout:
         sizes, devices = [getattr(self, axis) for axis in AXES], jax.device_count()
         for axis, size in zip(AXES, sizes, strict=True):
             if size == 0 or size < -1:
-                raise ValueError(f"Layout.{axis} is {size}; it must be a positive number of devices, or -1 for the rest")
+                raise ValueError(
+                    f"Layout.{axis} is {size}; it must be a positive number of devices, or -1 for the rest"
+                )
         if sizes.count(-1) > 1:
             raise ValueError(f"Layout {dict(zip(AXES, sizes, strict=True))}: at most one axis may be -1")
         if -1 in sizes:
@@ -127,6 +129,10 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec if spec is not None else PartitionSpec())
 
 
-def unbox(boxed: Params) -> Params:
-    """Parameters without their logical axes."""
-    return nn.meta.unbox(boxed)
+def unbox(boxed: PyTree) -> PyTree:
+    """A tree without its logical axes; unlike flax's own, it takes abstract leaves under a mesh too."""
+
+    def boxes(leaf: object) -> bool:
+        return isinstance(leaf, nn.meta.AxisMetadata)
+
+    return jax.tree.map(lambda leaf: leaf.value if boxes(leaf) else leaf, boxed, is_leaf=boxes)

@@ -124,8 +124,8 @@ def _matrices(params: PyTree) -> PyTree:
 class SpikeStatistics(NamedTuple):
     """Running mean and variance of log loss and log gradient norm; part of the train state, so a resume is exact."""
 
-    mean_2: Array
-    variance_2: Array
+    mean_M: Array
+    variance_M: Array
     count: Array
 
     @classmethod
@@ -156,15 +156,15 @@ class SpikeGuard:
 
     def judge(self, statistics: SpikeStatistics, loss: Array, norm: Array) -> tuple[Array, SpikeStatistics]:
         """(skip, new statistics); values that are not finite are skipped too."""
-        values_2 = jnp.stack([loss, norm]).astype(jnp.float32)
-        logs_2 = jnp.log(jnp.maximum(values_2, 1e-20))
-        finite = jnp.all(jnp.isfinite(values_2))
-        excess_2 = logs_2 - statistics.mean_2
-        margin_2 = jnp.maximum(self.deviations * jnp.sqrt(statistics.variance_2), jnp.log(self.least_factor))
-        spike = (statistics.count >= self.warmup) & jnp.any(excess_2 > margin_2)
+        values_M = jnp.stack([loss, norm]).astype(jnp.float32)
+        logs_M = jnp.log(jnp.maximum(values_M, 1e-20))
+        finite = jnp.all(jnp.isfinite(values_M))
+        excess_M = logs_M - statistics.mean_M
+        margin_M = jnp.maximum(self.deviations * jnp.sqrt(statistics.variance_M), jnp.log(self.least_factor))
+        spike = (statistics.count >= self.warmup) & jnp.any(excess_M > margin_M)
         weight = 1.0 / jnp.minimum(statistics.count + 1, self.memory)
-        mean_2 = statistics.mean_2 + weight * excess_2
-        variance_2 = (1 - weight) * (statistics.variance_2 + weight * jnp.square(excess_2))
+        mean_M = statistics.mean_M + weight * excess_M
+        variance_M = (1 - weight) * (statistics.variance_M + weight * jnp.square(excess_M))
         skip = spike | ~finite
-        new = SpikeStatistics(mean_2, variance_2, statistics.count + 1)
+        new = SpikeStatistics(mean_M, variance_M, statistics.count + 1)
         return skip, jax.tree.map(lambda old, fresh: jnp.where(skip, old, fresh), statistics, new)

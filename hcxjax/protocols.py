@@ -10,7 +10,7 @@ Arrays end in `_` and one capital per dimension; scalars and trees have no suffi
 | D      | model width          | L      | layers                     |
 | N      | query heads          | P      | prompt                     |
 | K      | key/value heads      | R      | rank (adapters)            |
-| G      | query heads per KV   | C      | chunk of a row             |
+| G      | query heads per KV   | M      | watched measures           |
 """
 
 from collections.abc import Mapping

@@ -37,12 +37,15 @@ def shaped(function: Callable[P, R]) -> Callable[P, R]:
                 continue
             shape = tuple(value.shape)
             if len(shape) != len(letters):
-                raise ValueError(f"{function.__qualname__}: {name} has shape {shape}, its name says {len(letters)} dimensions")
+                raise ValueError(
+                    f"{function.__qualname__}: {name} has shape {shape}, its name says {len(letters)} dimensions"
+                )
             for letter, size in zip(letters, shape, strict=True):
                 known, first = sizes.setdefault(letter, (size, name))
                 if known != size:
                     raise ValueError(
-                        f"{function.__qualname__}: {letter} is {size} in {name} of shape {shape}, but {known} in {first}"
+                        f"{function.__qualname__}: {letter} is {size} in {name} of shape {shape}, but {known} "
+                        f"in {first}"
                     )
         return function(*args, **kwargs)
 

@@ -111,6 +111,8 @@ def _step(
     model: DecoderConfig, params: Params, token_B: Array, position_B: Array, cache: KVCache, sampling: Sampling
 ) -> tuple[Array, KVCache]:
     decoder = Decoder(model)
-    x_B1D, cache = decoder.apply({"params": params}, token_B[:, None], position_B[:, None], cache, method=Decoder.extend)
+    x_B1D, cache = decoder.apply(
+        {"params": params}, token_B[:, None], position_B[:, None], cache, method=Decoder.extend
+    )
     logits_BV = decoder.apply({"params": params}, x_B1D, method=Decoder.logits)[:, 0]
     return sample(logits_BV, position_B + 1, sampling), cache

@@ -36,5 +36,7 @@ def attention(
         backend = "xla"
         _log.info("attention backend on %s: %s", jax.default_backend(), backend)
     if backend not in BACKENDS:
-        raise ValueError(f"attention backend {backend!r} is unknown; DecoderConfig.attention is one of auto, {', '.join(BACKENDS)}")
+        raise ValueError(
+            f"attention backend {backend!r} is unknown; DecoderConfig.attention is one of auto, {', '.join(BACKENDS)}"
+        )
     return BACKENDS[backend](q_BTNH, k_BSKH, v_BSKH, plan, scale=scale)

@@ -70,9 +70,7 @@ class SelfAttention(nn.Module):
         if cache is not None:
             cache = cache.write(layer, plan.q_positions_BT, k_BSKH, v_BSKH)
             k_BSKH, v_BSKH = cache.layer(layer)
-        o_BTNH = attention(
-            q_BTNH, k_BSKH, v_BSKH, plan, scale=config.attention_scale, backend=config.attention
-        )
+        o_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, plan, scale=config.attention_scale, backend=config.attention)
         o_BTNH = checkpoint_name(constrain(o_BTNH, "batch", "length", "heads", None), "attention")
         shape, axes = (heads, head, width), ("heads", "head_dim", "embed")
         return Einsum("BTNH,NHD->BTD", shape, axes, dtype, inputs=2, name="output")(o_BTNH), cache

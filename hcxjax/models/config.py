@@ -80,13 +80,23 @@ class DecoderConfig:
     init_std: float = 0.02
 
     def __post_init__(self):
-        sizes = ("vocab_size", "num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "max_length")
+        sizes = (
+            "vocab_size",
+            "num_layers",
+            "embed_dim",
+            "mlp_dim",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "max_length",
+        )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"DecoderConfig.{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"DecoderConfig.num_heads is {self.num_heads}; it must be a multiple of num_kv_heads, {self.num_kv_heads}"
+                f"DecoderConfig.num_heads is {self.num_heads}; it must be a multiple of "
+                f"num_kv_heads, {self.num_kv_heads}"
             )
         if self.head_dim % 2:
             raise ValueError(f"DecoderConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")

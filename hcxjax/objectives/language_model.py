@@ -56,7 +56,6 @@ class LanguageModel:
             "loss": Mean(nll, weight),
             "z_loss": Mean(self.z_loss * z, weight),
             "padding": Mean(jnp.sum(padding_BT), jnp.float32(padding_BT.size)),
-            "tokens": Mean(weight, jnp.float32(1)),
         }
         for number, name in enumerate(self.sources):
             here_B1 = (batch["source_B"] == number)[:, None]

@@ -1,0 +1,291 @@
+"""Checkpoints of a run: written asynchronously, checksummed, never half-written; orbax only here."""
+
+import dataclasses
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from hcxjax.protocols import PyTree
+
+_log = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.json"
+_UNSEALED = (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
+_ITEM = "tree"
+_READ_BYTES = 1 << 22
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written, or cannot be read; the message names it and what is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepPolicy:
+    """Which checkpoints stay on disk.
+
+    Attributes:
+      latest: this many of the newest.
+      best: this many of those with the highest score.
+      period: every checkpoint whose step is a multiple of this, or None.
+      verify: compare files with their checksums before they are restored.
+    """
+
+    latest: int = 2
+    best: int = 1
+    period: int | None = None
+    verify: bool = True
+
+    def __post_init__(self):
+        if self.latest < 1:
+            raise ValueError(f"KeepPolicy.latest is {self.latest}; a run needs at least 1 checkpoint to go on from")
+
+
+class CheckpointFolder:
+    """The checkpoints below one directory, one folder a step.
+
+    Args:
+      directory: made if missing.
+      policy: what is kept.
+      read_only: another process may be writing here.
+    """
+
+    def __init__(self, directory: str | Path, policy: KeepPolicy, read_only: bool = False):
+        self.directory = Path(directory).absolute()
+        self.policy = policy
+        self._pending: int | None = None
+        # The best is ranked by score; a checkpoint saved between evaluations has none and is kept by age alone.
+        best = preservation.BestN(
+            get_metric_fn=lambda metrics: metrics["score"], n=policy.best, keep_checkpoints_without_metrics=False
+        )
+        policies: list[preservation.PreservationPolicy] = [preservation.LatestN(policy.latest), best]
+        if policy.period:
+            policies.append(preservation.EveryNSteps(policy.period))
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation.AnyPreservationPolicy(policies),
+                read_only=read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(self, step: int, tree: PyTree, score: float | None = None) -> None:
+        """Begins to save `tree`; returns once its arrays are copied. Waits for an earlier save first.
+
+        Args:
+          tree: leaves are jax arrays or numpy arrays (0-d for integers).
+          score: higher is better; None where nothing was measured at this step.
+        Raises:
+          CheckpointError: this or the earlier save failed; earlier checkpoints are untouched.
+        """
+        self.wait()
+        self._check_space(step, tree)
+        self._pending = step
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**{_ITEM: ocp.args.PyTreeSave(tree)}),
+                metrics=None if score is None else {"score": score},
+                force=True,
+            )
+        except OSError as error:
+            raise self._failed(step, error) from error
+
+    def check(self) -> None:
+        """CheckpointError if a save in the background has failed."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(self._pending, error) from error
+
+    def wait(self) -> None:
+        """Returns when the save in the background is on disk; CheckpointError if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(self._pending, error) from error
+
+    def close(self) -> None:
+        """Waits, then lets go of threads."""
+        self.wait()
+        self._manager.close()
+
+    def restore_latest(self, template: PyTree) -> tuple[int, PyTree] | None:
+        """(step, tree) of the newest checkpoint whose files are whole; None where there is none.
+
+        A damaged checkpoint is set aside as `STEP.corrupt`, with a message, and the one before it is tried.
+
+        Raises:
+          ValueError: the checkpoint holds other leaves, shapes or dtypes than `template`.
+          CheckpointError: checkpoints exist and every one is damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            damage = self._agreed_damage(step)
+            if damage is None:
+                return step, self.restore(step, template)
+            aside = self.directory / f"{step}.corrupt"
+            if jax.process_index() == 0:
+                (self.directory / str(step)).rename(aside)
+            self._manager.reload()
+            _log.error("checkpoint %s is damaged (%s); set aside as %s", step, damage, aside.name)
+        if steps:
+            raise CheckpointError(
+                f"every checkpoint in {self.directory} is damaged (steps {steps}); they were set aside as *.corrupt. "
+                "Delete the run's folder to start anew, or restore them from a copy"
+            )
+        return None
+
+    def restore(self, step: int, template: PyTree, partial: bool = False) -> PyTree:
+        """The tree saved at `step`, on the shardings, with the shapes and dtypes, of `template`.
+
+        Args:
+          partial: the checkpoint may hold more leaves than `template`.
+        """
+        self._check_leaves(step, template, partial)
+        arguments = ocp.args.PyTreeRestore(
+            item=template,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(template),
+            partial_restore=partial,
+        )
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{_ITEM: arguments}))[_ITEM]
+        except Exception as error:
+            others = [other for other in self.steps() if other != step]
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} cannot be read: {error}. "
+                + (f"Others are there: steps {others}" if others else "There is no other")
+            ) from error
+
+    def _check_leaves(self, step: int, template: PyTree, partial: bool) -> None:
+        stored = _leaves(self._stored(step))
+        wanted = _leaves(template)
+        problems = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
+        if not partial:
+            problems += [f"{name} is not in the run's state" for name in sorted(stored.keys() - wanted.keys())]
+        for name in sorted(wanted.keys() & stored.keys()):
+            found, expected = (tuple(leaf[name].shape) for leaf in (stored, wanted))
+            if found != expected:
+                problems.append(f"{name} has shape {found}, the run's has {expected}")
+            # Orbax casts without a word, so the dtypes are compared here.
+            elif stored[name].dtype != wanted[name].dtype:
+                problems.append(f"{name} is {stored[name].dtype}, the run's is {wanted[name].dtype}")
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(
+                f"checkpoint {step} in {self.directory} does not fit the run's configuration: "
+                f"{'; '.join(problems[:5])}{more}"
+            )
+
+    def _stored(self, step: int) -> PyTree:
+        """Shapes and dtypes of a checkpoint's leaves."""
+        handler = ocp.PyTreeCheckpointHandler()
+        return handler.metadata(self.directory / str(step) / _ITEM).tree
+
+    def _check_space(self, step: int, tree: PyTree) -> None:
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise self._failed(step, OSError(f"it needs up to {needed:,} bytes and {free:,} are free"))
+
+    def _failed(self, step: int | None, error: Exception) -> CheckpointError:
+        kept = [other for other in self.steps() if other != step]
+        left = f"the checkpoints of steps {kept} are untouched" if kept else "there is no earlier checkpoint"
+        return CheckpointError(f"checkpoint {step} could not be written to {self.directory}: {error}; {left}")
+
+    def _seal(self) -> None:
+        """Writes checksums into the folder that orbax is about to rename into place: they are part of the commit."""
+        if jax.process_index() != 0:
+            return
+        (unfinished,) = self.directory.glob(f"{self._pending}.orbax-checkpoint-tmp*")
+        (unfinished / CHECKSUMS).write_text(json.dumps(dict(_checksums(unfinished)), indent=0))
+
+    def _agreed_damage(self, step: int) -> str | None:
+        """Process 0 looks at the files; all processes take its word."""
+        damage = None
+        if jax.process_index() == 0 and self.policy.verify:
+            damage = _damage(self.directory / str(step))
+        if jax.process_count() == 1:
+            return damage
+        bad = multihost_utils.broadcast_one_to_all(np.asarray(damage is not None))
+        return (damage or "found by process 0") if bool(bad) else None
+
+
+def read_params(directory: str | Path, template: PyTree, step: int | None = None) -> tuple[int, PyTree]:
+    """(step, params) of a run's checkpoint, without its optimizer, for writing and evaluation.
+
+    Args:
+      directory: a run's `checkpoints` folder; it may be in use by the run.
+      template: abstract parameters with shardings.
+      step: None takes the newest.
+    Raises:
+      ValueError: no such checkpoint, or it does not fit `template`.
+      CheckpointError: it is damaged.
+    """
+    if not Path(directory).is_dir():
+        raise ValueError(f"there is no folder {directory}: name the RUN_DIR of a run that has saved a checkpoint")
+    folder = CheckpointFolder(directory, KeepPolicy(), read_only=True)
+    steps = folder.steps()
+    if not steps or step not in (None, *steps):
+        raise ValueError(
+            f"{directory} has no checkpoint{'' if step is None else f' of step {step}'}; it has steps {steps}"
+        )
+    chosen = steps[-1] if step is None else step
+    damage = _damage(folder.directory / str(chosen))
+    if damage:
+        raise CheckpointError(f"checkpoint {chosen} in {directory} is damaged: {damage}; it has steps {steps}")
+    return chosen, folder.restore(chosen, {"params": template}, partial=True)["params"]
+
+
+def _leaves(tree: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+    """Leaves by path; metadata trees name their nodes with strings where ours use indices and fields."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(_name(key) for key in path): leaf for path, leaf in flat}
+
+
+def _name(key: object) -> str:
+    for field in ("key", "name", "idx"):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key)
+
+
+def _checksums(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """(file, [bytes, crc32]) of every file below `folder`."""
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _UNSEALED):
+        crc, size = 0, 0
+        with file.open("rb") as opened:
+            while block := opened.read(_READ_BYTES):
+                crc, size = zlib.crc32(block, crc), size + len(block)
+        yield str(file.relative_to(folder)), [size, crc]
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    recorded = folder / CHECKSUMS
+    if not recorded.exists():
+        return f"{CHECKSUMS} is missing"
+    expected, found = json.loads(recorded.read_text()), dict(_checksums(folder))
+    for file, (size, crc) in expected.items():
+        if file not in found:
+            return f"{file} is missing"
+        if found[file][0] != size:
+            return f"{file} has {found[file][0]} bytes, {size} were written"
+        if found[file][1] != crc:
+            return f"{file} has other contents than were written"
+    return None

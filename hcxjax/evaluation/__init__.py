@@ -1,0 +1,1 @@
+"""Evaluators that a run calls along the way."""

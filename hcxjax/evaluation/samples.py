@@ -1,0 +1,77 @@
+"""What the model writes at points of a run, kept as text files and shown."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import jax
+
+from hcxjax.evaluation.probes import VocabularyOwner
+from hcxjax.inference.decode import Limits, continuations
+from hcxjax.inference.sampling import Sampling
+from hcxjax.mesh import Layout
+from hcxjax.models.config import DecoderConfig
+from hcxjax.protocols import Params
+from hcxjax.text.infilling import Sentinels, infilling_prompt
+from hcxjax.text.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """Where a text begins, and with `suffix` also where it goes on after a gap that the model fills."""
+
+    text: str
+    suffix: str | None = None
+
+    def tokens(self, vocabulary: Vocabulary) -> list[int]:
+        """What the model is given."""
+        prefix = vocabulary.encode(self.text)
+        if self.suffix is None:
+            return [vocabulary.end_of_text, *prefix]
+        sentinels = Sentinels(vocabulary.fim_prefix, vocabulary.fim_middle, vocabulary.fim_suffix)
+        return [vocabulary.end_of_text, *infilling_prompt(prefix, vocabulary.encode(self.suffix), sentinels)]
+
+    def shown(self, written: str) -> str:
+        """Prompt and continuation, the model's part between ⟦ and ⟧."""
+        return f"{self.text}⟦{written}⟧{self.suffix or ''}"
+
+
+@dataclasses.dataclass
+class Samples:
+    """Writes `samples/STEP.txt` in the run's folder and shows it.
+
+    Attributes:
+      model: the decoder's sizes.
+      corpus: gives the vocabulary.
+      prompts: what is continued or filled in.
+      every: updates between samples.
+      new_tokens: of each.
+      sampling: how tokens are drawn.
+    """
+
+    model: DecoderConfig
+    corpus: VocabularyOwner
+    prompts: tuple[Prompt, ...]
+    every: int
+    new_tokens: int = 96
+    sampling: Sampling = Sampling(temperature=0.7)
+
+    def start(self, layout: Layout, run_dir: str) -> None:
+        """Tokenises the prompts."""
+        self._folder = Path(run_dir) / "samples"
+        self._vocabulary = self.corpus.vocabulary()
+        self._tokens = [prompt.tokens(self._vocabulary) for prompt in self.prompts]
+
+    def evaluate(self, params: Params, step: int) -> dict[str, float]:
+        """No number: a file."""
+        limits = Limits(self.new_tokens, (self._vocabulary.end_of_text,))
+        written = continuations(self.model, params, self._tokens, limits, self.sampling)
+        pairs = zip(self.prompts, written, strict=True)
+        text = "\n\n".join(prompt.shown(self._vocabulary.decode(tokens)) for prompt, tokens in pairs)
+        if jax.process_index() == 0:
+            self._folder.mkdir(exist_ok=True, parents=True)
+            (self._folder / f"{step:08d}.txt").write_text(text + "\n")
+            _log.info("samples at step %d (what the model wrote stands between ⟦ and ⟧):\n\n%s\n", step, text)
+        return {}

@@ -1,0 +1,235 @@
+"""Runs what a gin file names: `python -m hcxjax.main --gin_file=gin/runs/quickstart.gin [--gin.NAME=value ...]`."""
+
+import argparse
+import difflib
+import inspect
+import logging
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import jax
+
+from hcxjax.checkpoint import CheckpointError, KeepPolicy
+from hcxjax.data.corpus import Corpus
+from hcxjax.data.held_out import HeldOut
+from hcxjax.data.packed import PackedTokens
+from hcxjax.data.packing import Infilling
+from hcxjax.data.tokenizer import Tokenizer
+from hcxjax.evaluation.bits_per_byte import BitsPerByte
+from hcxjax.evaluation.probes import WorldProbes
+from hcxjax.evaluation.samples import Prompt, Samples
+from hcxjax.mesh import Layout
+from hcxjax.models.config import DecoderConfig, RopeScaling
+from hcxjax.objectives.language_model import LanguageModel
+from hcxjax.optim import AdamW, Cosine, SpikeGuard, WarmupStableDecay
+from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
+from hcxjax.train import Experiment, TrainingError, Watch
+
+EPILOG = """\
+Bindings: --gin.STEPS=200 sets the macro STEPS, --gin.AdamW.weight_decay=0.05 a field of any part. Macros that every
+training run knows: RUN_DIR (its folder), STEPS, BATCH (rows an update), SAVE_EVERY, EVAL_EVERY (updates), SEED.
+The same command goes on from the newest checkpoint in RUN_DIR. A run's own RUN_DIR/config.gin repeats it:
+  python -m hcxjax.main --gin_file=runs/quickstart/config.gin --gin.RUN_DIR=runs/again
+
+Several processes: --distributed on TPU pods and SLURM, which tell jax all it needs; elsewhere also --coordinator,
+--processes and --process.
+"""
+
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+_PARTS: tuple[type, ...] = (
+    AdamW,
+    BitsPerByte,
+    Corpus,
+    Cosine,
+    DecoderConfig,
+    Experiment,
+    HeldOut,
+    Infilling,
+    JsonLines,
+    KeepPolicy,
+    LanguageModel,
+    Layout,
+    MLflow,
+    PackedTokens,
+    Prompt,
+    ProgressBar,
+    RopeScaling,
+    Samples,
+    SpikeGuard,
+    TensorBoard,
+    Tokenizer,
+    WarmupStableDecay,
+    Watch,
+    WorldProbes,
+)
+"""What gin files may name, all of them plain classes that know nothing of gin. A run file may import more."""
+
+_MAY_CHANGE = re.compile(
+    r"(RUN_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar)\."
+    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$"
+)
+"""Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt."""
+
+
+class Job(Protocol):
+    """What a run file names."""
+
+    def run(self) -> bool:
+        """True where it is complete."""
+        ...
+
+
+def main_job(job: Job) -> Job:
+    """The root of every configuration: `main.job = @Experiment()`."""
+    return job
+
+
+def configure(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Job, str]:
+    """(the job that the files name, the operative configuration that repeats it): gin is read here and nowhere else.
+
+    Args:
+      files: gin files, looked for from here and from the project's root.
+      bindings: 'NAME=value' overrides; a value that is no gin literal is taken as a string.
+    Raises:
+      ValueError: a file is missing, a name is unknown (with the nearest known one), a hole is not filled, an override
+        has no effect, or a value cannot be.
+    """
+    import gin
+
+    gin.clear_config()
+    gin.add_config_file_search_path(str(_ROOT))
+    for part in _PARTS:
+        gin.external_configurable(part, module="hcxjax")
+    configured = gin.external_configurable(main_job, "main", module="hcxjax")
+    try:
+        gin.parse_config_files_and_bindings(list(files), [_binding(text) for text in bindings])
+        job = configured()
+    except (ValueError, TypeError, RuntimeError, AttributeError, OSError, SyntaxError) as error:
+        raise ValueError(_explained(error)) from error
+    operative = gin.operative_config_str(max_line_length=118)
+    used = bindings_of(operative)
+    for text in bindings:
+        name = text.partition("=")[0].strip()
+        if name not in used:
+            raise ValueError(f"--gin.{name} has no effect on this run{_nearest(name, used)}")
+    return job, operative
+
+
+def bindings_of(text: str) -> dict[str, str]:
+    """Name → value of every binding in a gin text, macros too."""
+    found: dict[str, str] = {}
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        name, equals, value = line.partition(" = ")
+        if equals and not line.startswith("#"):
+            found[name.strip()] = value.strip()
+        elif found and line.startswith(" "):
+            found[next(reversed(found))] += line.strip()
+    return found
+
+
+def _binding(text: str) -> str:
+    """`NAME = value`; a bare word or path becomes a string, because a shell eats quotes."""
+    from gin.config import parse_value
+
+    name, _, value = text.partition("=")
+    try:
+        parse_value(value)
+    except (SyntaxError, ValueError):
+        value = repr(value)
+    return f"{name.strip()} = {value}"
+
+
+def _explained(error: Exception) -> str:
+    """gin's message, with the nearest known name for an unknown one."""
+    message = str(error)
+    if unknown := re.search(r"No configurable matching '([\w./]+)'", message):
+        message += _nearest(unknown[1].split(".")[-1], [part.__name__ for part in _PARTS])
+    elif unknown := re.search(r"'?([\w.]+)'? doesn't have a parameter named '(\w+)'", message):
+        owner = unknown[1].split(".")[-1]
+        fields = [name for part in _PARTS if part.__name__ == owner for name in inspect.signature(part).parameters]
+        message += _nearest(unknown[2], fields)
+    elif hole := re.search(r"(\w+)\.__init__\(\) missing \d+ required positional arguments?: (.*)", message):
+        message = f"{hole[1]} needs a value for {hole[2].splitlines()[0]}: bind {hole[1]}.NAME in the run file"
+    return message.strip()
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else f"; known are {', '.join(sorted(known))}"
+
+
+def claim(run_dir: Path, operative: str) -> None:
+    """Writes `config.gin` into a new RUN_DIR, or sees that the one there is of the same run.
+
+    Raises:
+      ValueError: the folder holds a run of another configuration; the message names the bindings that differ.
+    """
+    path, ours = run_dir / "config.gin", bindings_of(operative)
+    if path.exists():
+        theirs = bindings_of(path.read_text())
+        names = sorted(name for name in ours.keys() | theirs.keys() if not _MAY_CHANGE.match(name))
+        changed = [name for name in names if ours.get(name) != theirs.get(name)]
+        if changed:
+            listed = "\n".join(f"  {name}: {theirs.get(name)} there, {ours.get(name)} now" for name in changed)
+            raise ValueError(
+                f"RUN_DIR {run_dir} holds a run of another configuration:\n{listed}\n"
+                "Set RUN_DIR to a new folder, or take these bindings back"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(operative)
+    partial.replace(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, or saved on SIGTERM; 1 stopped by an error that its message explains; 2 wrong usage."""
+    options, bindings = _parse(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    quiet_libraries()
+    if options.distributed or options.coordinator:
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    try:
+        job, operative = configure(options.gin_file, bindings)
+        if isinstance(job, Experiment) and jax.process_index() == 0:
+            claim(Path(job.run_dir), operative)
+        job.run()
+    except (ValueError, CheckpointError, TrainingError) as error:
+        if options.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m hcxjax.main",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="a run file; may be repeated")
+    parser.add_argument("--gin.NAME=value", dest="_", help="a binding that overrides the files; may be repeated")
+    parser.add_argument("--distributed", action="store_true", help="start jax.distributed, detecting the cluster")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    parser.add_argument("--processes", type=int, help="number of processes")
+    parser.add_argument("--process", type=int, help="number of this process, from 0")
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    bindings = [argument for argument in arguments if argument.startswith("--gin.")]
+    options = parser.parse_args([argument for argument in arguments if argument not in bindings])
+    if not options.gin_file:
+        parser.error("name a run: --gin_file=gin/runs/quickstart.gin")
+    for binding in bindings:
+        if "=" not in binding:
+            parser.error(f"{binding} has no value: write --gin.NAME=value")
+    return options, [binding.removeprefix("--gin.") for binding in bindings]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,334 @@
+"""The one loop: state, restore, update, log, evaluate, save. No stage is named here."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hcxjax.checkpoint import CheckpointFolder, KeepPolicy
+from hcxjax.mesh import Layout
+from hcxjax.optim import Optimizer, SpikeGuard
+from hcxjax.protocols import Array, Evaluator, Maximum, Mean, Objective, Params, PyTree, Source
+from hcxjax.tracking import Clock, Tracker
+from hcxjax.update import Recipe, TrainState, abstract_state, initial_state, update
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says why and where its last checkpoint is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """A metric that decides: the best checkpoint, or when to stop.
+
+    Attributes:
+      metric: its name in `metrics.jsonl`, such as 'eval/bits_per_byte'.
+      lower_is_better: direction.
+      patience: evaluations in a row without a new best after which the run stops; None never stops.
+    """
+
+    metric: str
+    lower_is_better: bool = True
+    patience: int | None = None
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Higher is better. ValueError names the metrics there are."""
+        if self.metric not in metrics:
+            raise ValueError(f"Watch.metric is {self.metric!r}; the evaluators give {', '.join(sorted(metrics))}")
+        return -metrics[self.metric] if self.lower_is_better else metrics[self.metric]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a run is made of; every field is set in gin.
+
+    Attributes:
+      run_dir: the run's folder.
+      steps: updates in all.
+      seed: of parameters and of every random choice of the objective.
+      objective, source, optimizer, layout: what is minimised, on which batches, how, on which mesh.
+      accumulate: microbatches a batch is divided into; gradients are summed over them before they are divided once.
+      save_every: updates between checkpoints; the last step is always saved.
+      keep: which checkpoints stay.
+      watch: decides the best checkpoint and early stopping; None keeps the newest only.
+      spikes: skips updates whose loss or gradient jumps.
+      evaluators, trackers: measured and told along the way.
+      profile: (first, last) update to trace for TensorBoard's profiler, into `profile/`; None traces nothing.
+    """
+
+    run_dir: str
+    steps: int
+    seed: int
+    objective: Objective
+    source: Source
+    optimizer: Optimizer
+    layout: Layout
+    save_every: int
+    accumulate: int = 1
+    keep: KeepPolicy = KeepPolicy()
+    watch: Watch | None = None
+    spikes: SpikeGuard = SpikeGuard()
+    evaluators: tuple[Evaluator, ...] = ()
+    trackers: tuple[Tracker, ...] = ()
+    profile: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        for name in ("steps", "save_every", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Experiment.{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The static part of an update."""
+        return Recipe(self.objective, self.optimizer, self.spikes, self.accumulate, self.seed)
+
+    def run(self) -> bool:
+        """Trains until `steps`, early stopping or SIGTERM; True where the run is complete."""
+        return train(self)
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the host remembers beside the state: saved with it."""
+
+    best: float = -math.inf
+    since_best: int = 0
+
+    def tree(self) -> dict[str, np.ndarray]:
+        """As checkpoint leaves."""
+        return {"best": np.asarray(self.best, np.float64), "since_best": np.asarray(self.since_best, np.int64)}
+
+    @classmethod
+    def of(cls, tree: Mapping[str, np.ndarray]) -> "Progress":
+        """From checkpoint leaves."""
+        return cls(float(tree["best"]), int(tree["since_best"]))
+
+    def note(self, watch: Watch | None, results: Mapping[str, float]) -> tuple[float | None, bool]:
+        """(score of these results, is it a new best); None without a watch, or where its metric was not due."""
+        if watch is None or watch.metric not in results:
+            return None, False
+        score = watch.score(results)
+        better = score > self.best
+        self.best, self.since_best = (score, 0) if better else (self.best, self.since_best + 1)
+        return score, better
+
+    def patience_over(self, watch: Watch | None) -> bool:
+        """Is it time to stop early?"""
+        return watch is not None and watch.patience is not None and self.since_best >= watch.patience
+
+
+def train(experiment: Experiment) -> bool:
+    """Runs `experiment` from its newest checkpoint, or anew; True where it is complete, False where SIGTERM ended it.
+
+    Raises:
+      ValueError: a part of the configuration cannot be.
+      TrainingError: the loss or gradient is no longer finite, or too many updates in a row were skipped.
+      CheckpointError: a checkpoint could not be written or read.
+    """
+    with experiment.layout.active(), preemption() as preempted, contextlib.ExitStack() as open_parts:
+        folder = CheckpointFolder(Path(experiment.run_dir) / "checkpoints", experiment.keep)
+        open_parts.callback(experiment.source.close)
+        state, progress, start = restore_or_init(experiment, folder)
+        log = open_parts.enter_context(UpdateLog(experiment, start))
+        for evaluator in experiment.evaluators:
+            evaluator.start(experiment.layout, experiment.run_dir)
+        if start == 0:
+            log.tell(0, evaluate(experiment, state.params, 0))
+        finished = _loop(experiment, folder, state, progress, start, log, preempted)
+        folder.close()
+        return finished
+
+
+def _loop(
+    experiment: Experiment,
+    folder: CheckpointFolder,
+    state: TrainState,
+    progress: Progress,
+    start: int,
+    log: "UpdateLog",
+    preempted: "Preempted",
+) -> bool:
+    compiled = jax.jit(update, static_argnums=0, donate_argnums=1)
+    saved = start
+    for step in range(start + 1, experiment.steps + 1):
+        _profile(experiment, step)
+        batch = experiment.source.next(state.params, step - 1)
+        state, metrics = compiled(experiment.recipe, state, batch)
+        log.push(step, metrics, experiment.objective.flops(batch))
+        folder.check()
+
+        last, stopped = step == experiment.steps, preempted(step)
+        score, better = None, False
+        if last or any(step % evaluator.every == 0 for evaluator in experiment.evaluators):
+            log.flush()
+            results = evaluate(experiment, state.params, step, everything=last)
+            log.tell(step, results)
+            score, better = progress.note(experiment.watch, results)
+            last |= progress.patience_over(experiment.watch)
+        if step % experiment.save_every == 0 or last or stopped or better:
+            log.flush()
+            folder.save(step, checkpoint_tree(experiment, state, progress), score)
+            saved = step
+        if last or stopped:
+            folder.wait()
+            how = "complete" if step == experiment.steps else "stopped early" if last else "ended by SIGTERM"
+            _log.info("%s at step %d, saved step %d in %s", how, step, saved, folder.directory)
+            return last
+        log.rest()
+    return True
+
+
+def restore_or_init(experiment: Experiment, folder: CheckpointFolder) -> tuple[TrainState, Progress, int]:
+    """(state, progress, step) of the newest whole checkpoint, or new ones and 0."""
+    abstract, source = abstract_state(experiment.recipe, experiment.layout), experiment.source
+    source.start(experiment.layout, abstract.params)
+    template = {"state": abstract, "source": _host_arrays(source.get_state()), "progress": Progress().tree()}
+    restored = folder.restore_latest(template)
+    if restored is None:
+        return initial_state(experiment.recipe, abstract), Progress(), 0
+    step, tree = restored
+    source.set_state(jax.tree.map(_host_value, tree["source"]))
+    _log.info("going on from step %d", step)
+    return tree["state"], Progress.of(tree["progress"]), step
+
+
+def checkpoint_tree(experiment: Experiment, state: TrainState, progress: Progress) -> PyTree:
+    """All that a run needs to go on as if it had not stopped."""
+    source = _host_arrays(experiment.source.get_state())
+    return {"state": state, "source": source, "progress": progress.tree()}
+
+
+def _host_arrays(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
+
+
+def _host_value(leaf: Array | np.ndarray) -> Array | int:
+    return leaf.item() if isinstance(leaf, np.ndarray) and leaf.ndim == 0 else leaf
+
+
+def evaluate(experiment: Experiment, params: Params, step: int, everything: bool = True) -> dict[str, float]:
+    """Results of the evaluators that are due at `step`, or of all."""
+    results: dict[str, float] = {}
+    for evaluator in experiment.evaluators:
+        if everything or step % evaluator.every == 0:
+            results |= evaluator.evaluate(params, step)
+    return results
+
+
+class UpdateLog:
+    """Tells the trackers of updates, each one after the next has been dispatched, so that the device never waits."""
+
+    def __init__(self, experiment: Experiment, start: int):
+        self._experiment = experiment
+        self._start = start
+        self._clock = Clock()
+        self._pending: tuple[int, Mapping[str, Mean | Maximum], float] | None = None
+        self._trackers = experiment.trackers if jax.process_index() == 0 else ()
+
+    def __enter__(self) -> "UpdateLog":
+        for tracker in self._trackers:
+            tracker.start(Path(self._experiment.run_dir), self._start, self._experiment.steps)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+    def push(self, step: int, metrics: Mapping[str, Mean | Maximum], flops: float) -> None:
+        """Takes the metrics of an update that was just dispatched, and tells of the one before."""
+        self.flush()
+        self._pending = (step, metrics, flops)
+
+    def flush(self) -> None:
+        """Waits for the update that was pushed last and tells of it. TrainingError if it cannot go on."""
+        if self._pending is None:
+            return
+        (step, metrics, flops), self._pending = self._pending, None
+        values = {name: _value(metric) for name, metric in jax.device_get(metrics).items()}
+        self._clock.update_done(values["weight"])
+        named = {f"train/{name}": value for name, value in values.items()}
+        self.tell(step, named | self._clock.metrics(flops))
+        self._check(step, values)
+
+    def rest(self) -> None:
+        """What was done since the last flush, if anything, was no update."""
+        if self._pending is None:
+            self._clock.rest()
+
+    def tell(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Passes numbers on as they are."""
+        if metrics:
+            for tracker in self._trackers:
+                tracker.log(step, metrics)
+
+    def _check(self, step: int, values: Mapping[str, float]) -> None:
+        experiment = self._experiment
+        where = f"its checkpoints are in {experiment.run_dir}/checkpoints"
+        if not (math.isfinite(values["objective"]) and math.isfinite(values["grad_norm"])):
+            raise TrainingError(
+                f"step {step}: the loss is {values['objective']} and the gradient norm {values['grad_norm']}; "
+                f"the update was not applied and the run stops, {where}. A lower learning rate (LEARNING_RATE), "
+                "a longer warm-up or float32 (DecoderConfig.dtype) usually helps"
+            )
+        if values["skipped_in_a_row"] >= experiment.spikes.patience:
+            raise TrainingError(
+                f"step {step}: {values['skipped_in_a_row']:.0f} updates in a row were skipped for spikes of the "
+                f"loss or gradient, SpikeGuard.patience is {experiment.spikes.patience}; {where}"
+            )
+
+
+def _value(metric: Mean | Maximum) -> float:
+    if isinstance(metric, Maximum):
+        return float(metric.value)
+    return float(metric.sum) / float(metric.weight) if metric.weight else math.nan
+
+
+class Preempted:
+    """Has SIGTERM come? All processes give the same answer at the same step."""
+
+    def __init__(self):
+        self.signalled = False
+
+    def __call__(self, step: int) -> bool:
+        if jax.process_count() == 1:
+            return self.signalled
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def signal(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.signalled = True
+
+
+@contextlib.contextmanager
+def preemption() -> Iterator[Preempted]:
+    """Turns SIGTERM into an answer that the loop asks for; several processes are told through jax.distributed."""
+    preempted = Preempted()
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield preempted
+        return
+    before = signal.signal(signal.SIGTERM, preempted.signal)
+    try:
+        yield preempted
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _profile(experiment: Experiment, step: int) -> None:
+    if experiment.profile is None:
+        return
+    first, last = experiment.profile
+    if step == first:
+        jax.profiler.start_trace(str(Path(experiment.run_dir) / "profile"))
+    if step == last + 1:
+        jax.profiler.stop_trace()

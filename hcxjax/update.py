@@ -1,0 +1,142 @@
+"""One update: the state that it changes, its gradient over microbatches, and what it reports."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hcxjax.mesh import Layout, constrain, unbox
+from hcxjax.optim import Optimizer, SpikeGuard, SpikeStatistics
+from hcxjax.protocols import Array, Batch, Maximum, Mean, Metrics, Objective, Params, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What an update changes."""
+
+    params: Params
+    optimizer: PyTree
+    spikes: SpikeStatistics
+    step: Array
+    skipped: Array
+    skipped_in_a_row: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The static part of an update."""
+
+    objective: Objective
+    optimizer: Optimizer
+    spikes: SpikeGuard
+    accumulate: int
+    seed: int
+
+
+def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean | Maximum]]:
+    """One optimizer step: gradients of sums over microbatches, divided once by the summed weight.
+
+    The mean over microbatches of uneven weight would be another gradient than that of the whole batch.
+    """
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    gradient, loss_sum, weight, metrics = _gradient(recipe, state.params, batch, key)
+    weight = jnp.maximum(weight, 1e-8)
+    gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
+    loss, norm = loss_sum / weight, optax.global_norm(gradient)
+    skip, spikes = recipe.spikes.judge(state.spikes, loss, norm)
+    if "skip" in metrics:
+        skip |= metrics["skip"].value > 0
+    changes, optimizer = recipe.optimizer.transformation().update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, changes)
+
+    def keep(old: Array, new: Array) -> Array:
+        return jnp.where(skip, old, new)
+
+    skipped = skip.astype(jnp.int32)
+    metrics |= {
+        "objective": Mean(loss_sum, weight),
+        "weight": Mean(weight, 1.0),
+        "grad_norm": Mean(norm, 1.0),
+        "learning_rate": Mean(recipe.optimizer.learning_rate(state.step), 1.0),
+        "skipped": Mean(state.skipped + skipped, 1),
+        "skipped_in_a_row": Mean(skipped * (state.skipped_in_a_row + 1), 1),
+    }
+    return TrainState(
+        params=jax.tree.map(keep, state.params, params),
+        optimizer=jax.tree.map(keep, state.optimizer, optimizer),
+        spikes=spikes,
+        step=state.step + 1,
+        skipped=state.skipped + skipped,
+        skipped_in_a_row=skipped * (state.skipped_in_a_row + 1),
+    ), metrics
+
+
+def _gradient(
+    recipe: Recipe, params: Params, batch: Batch, key: Array
+) -> tuple[Params, Array, Array, dict[str, Mean | Maximum]]:
+    """(gradient of the summed loss, loss sum, weight, metrics), over all microbatches."""
+
+    def loss(params: Params, part: Batch, key: Array) -> tuple[Array, tuple[Array, Metrics]]:
+        total, weight, metrics = recipe.objective.loss(params, part, key)
+        return total, (weight, metrics)
+
+    differentiated = jax.value_and_grad(loss, has_aux=True)
+    if recipe.accumulate == 1:
+        (total, (weight, metrics)), gradient = differentiated(params, batch, key)
+        return gradient, total, weight, dict(metrics)
+
+    def split(rows: Array) -> Array:
+        # Every microbatch takes rows of every device: a reshape to (parts, rows) would gather a device's rows in one.
+        parts = rows.reshape(-1, recipe.accumulate, *rows.shape[1:]).swapaxes(0, 1)
+        return constrain(parts, None, "batch", *([None] * (rows.ndim - 1)))
+
+    def add(sums: PyTree, numbered: tuple[Array, Batch]) -> tuple[PyTree, None]:
+        number, part = numbered
+        (total, (weight, metrics)), gradient = differentiated(params, part, jax.random.fold_in(key, number))
+        gradients, totals, weights, known = sums
+        merged = {name: _merge(known[name], metrics[name]) for name in known}
+        return (jax.tree.map(jnp.add, gradients, gradient), totals + total, weights + weight, merged), None
+
+    parts = jax.tree.map(split, batch)
+    first = jax.tree.map(lambda rows: rows[0], parts)
+    (_, (_, shapes)) = jax.eval_shape(loss, params, first, key)
+    empty = {name: _nothing(metric) for name, metric in shapes.items()}
+    zeros = (jax.tree.map(jnp.zeros_like, params), jnp.float32(0), jnp.float32(0), empty)
+    (gradient, total, weight, metrics), _ = jax.lax.scan(add, zeros, (jnp.arange(recipe.accumulate), parts))
+    return gradient, total, weight, metrics
+
+
+def _nothing(metric: Mean | Maximum) -> Mean | Maximum:
+    """What leaves any metric of this kind as it is when merged."""
+    return Mean(jnp.float32(0), jnp.float32(0)) if isinstance(metric, Mean) else Maximum(jnp.float32(-jnp.inf))
+
+
+def _merge(one: Mean | Maximum, other: Mean | Maximum) -> Mean | Maximum:
+    if isinstance(one, Mean):
+        return Mean(one.sum + other.sum, one.weight + other.weight)
+    return Maximum(jnp.maximum(one.value, other.value))
+
+
+def abstract_state(recipe: Recipe, layout: Layout) -> TrainState:
+    """Shapes, dtypes and shardings of the whole state, without an array."""
+    boxed = jax.eval_shape(functools.partial(_new_state, recipe))
+    shardings = layout.param_shardings(boxed)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), unbox(boxed), shardings
+    )
+
+
+def initial_state(recipe: Recipe, abstract: TrainState) -> TrainState:
+    """A new state, each device making its own part."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(lambda: unbox(_new_state(recipe)), out_shardings=shardings)()
+
+
+def _new_state(recipe: Recipe) -> TrainState:
+    """Parameters and optimizer state boxed with their logical axes."""
+    params = recipe.objective.init(jax.random.key(recipe.seed))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(params, recipe.optimizer.transformation().init(params), SpikeStatistics.empty(), zero, zero, zero)

@@ -84,14 +84,16 @@ class Tokenizer:
         sentences, counts = self._sample(texts)
         if not sentences:
             raise ValueError("the tokenizer has no text to train on: every source of Corpus.sources was empty")
-        coverage = self._coverage(sentences, (self.size - meta) // 2)
+        rare = self._rare(sentences, (self.size - meta) // 2)
         _log.info("training a tokenizer of %d entries on %d bytes", self.size, counts["bytes"])
-        model = _train_sentencepiece(sentences, self.size, coverage, self.reserved)
+        # SentencePiece's own coverage cannot go below 0.98; a boundary in their place keeps merges off them too.
+        hidden = str.maketrans(dict.fromkeys(rare, _BOUNDARY))
+        model = _train_sentencepiece([text.translate(hidden) for text in sentences], self.size, self.reserved)
         with open(os.path.join(folder, "tokenizer.model"), "wb") as file:
             file.write(model)
         vocabulary = Vocabulary(os.path.join(folder, "tokenizer.model"))
         card = {"settings": self._settings(), "trained_on": counts, "entries": vocabulary.size}
-        card |= {"character_coverage": coverage, "sha256": vocabulary.fingerprint}
+        card |= {"characters_left_to_bytes": len(rare), "sha256": vocabulary.fingerprint}
         with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
             json.dump(card, file, indent=2, ensure_ascii=False)
 
@@ -139,14 +141,18 @@ class Tokenizer:
                     break
         return sentences, counts
 
-    def _coverage(self, sentences: list[str], limit: int) -> float:
-        """`character_coverage`, or less where it would need more than `limit` characters."""
+    def _rare(self, sentences: list[str], limit: int) -> list[str]:
+        """Characters that stay bytes: those beyond `character_coverage`, and all but the `limit` most common."""
         counts = collections.Counter()
         for sentence in sentences:
             counts.update(sentence)
         del counts[_BOUNDARY], counts[" "]
-        common = counts.most_common(limit)
-        return min(self.character_coverage, sum(count for _, count in common) / max(1, counts.total()))
+        enough, covered, rare = self.character_coverage * counts.total(), 0, []
+        for rank, (character, count) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))):
+            if covered >= enough or rank >= limit:
+                rare.append(character)
+            covered += count
+        return rare
 
 
 def _chunks(text: str) -> Iterator[str]:
@@ -162,7 +168,7 @@ def _chunks(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-def _train_sentencepiece(sentences: list[str], size: int, coverage: float, reserved_count: int) -> bytes:
+def _train_sentencepiece(sentences: list[str], size: int, reserved_count: int) -> bytes:
     """The model file. Identity normalisation, no dummy prefix and whitespace pieces keep it lossless."""
     import sentencepiece
 
@@ -175,7 +181,7 @@ def _train_sentencepiece(sentences: list[str], size: int, coverage: float, reser
         vocab_size=size,
         hard_vocab_limit=False,
         byte_fallback=True,
-        character_coverage=coverage,
+        character_coverage=1.0,
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,

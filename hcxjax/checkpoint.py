@@ -249,7 +249,7 @@ def read_params(directory: str | Path, template: PyTree, step: int | None = None
     damage = _damage(folder.directory / str(chosen))
     if damage:
         raise CheckpointError(f"checkpoint {chosen} in {directory} is damaged: {damage}; it has steps {steps}")
-    return chosen, folder.restore(chosen, {"params": template}, partial=True)["params"]
+    return chosen, folder.restore(chosen, {"state": {"params": template}}, partial=True)["state"]["params"]
 
 
 def _leaves(tree: PyTree) -> dict[str, jax.ShapeDtypeStruct]:

@@ -40,14 +40,16 @@ def xla_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPl
 def _chunk(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, *, scale: float) -> Array:
     batch, length, heads, width = q_BTNH.shape
     groups = heads // k_BSKH.shape[2]
-    q_BTKGH = (q_BTNH * scale).reshape(batch, length, -1, groups, width)
-    s_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    # Batch dimensions first: on CPU a matmul over transposed ones is several times slower.
+    q_BKGTH = (q_BTNH * scale).reshape(batch, length, -1, groups, width).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+    s_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
     s_BKGTS = jnp.where(mask_BTS[:, None, None], s_BKGTS, MASKED)
     # Weights are normalised after the product with v: a [T, H] division in place of a [T, S] one.
     top_BKGT1 = jax.lax.stop_gradient(jnp.max(s_BKGTS, axis=-1, keepdims=True))
     p_BKGTS = jnp.exp(s_BKGTS - top_BKGT1)
-    total_BTKG = jnp.einsum("BKGTS->BTKG", p_BKGTS)
-    o_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", p_BKGTS.astype(v_BSKH.dtype), v_BSKH)
+    total_BKGT1 = jnp.sum(p_BKGTS, axis=-1, keepdims=True)
+    o_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", p_BKGTS.astype(v_BKSH.dtype), v_BKSH)
     seen_BT = jnp.any(mask_BTS, axis=-1)
-    share_BTKG = seen_BT[:, :, None, None] / total_BTKG
-    return (o_BTKGH * share_BTKG[..., None]).astype(q_BTNH.dtype).reshape(q_BTNH.shape)
+    o_BKGTH = o_BKGTH * (seen_BT[:, None, None, :, None] / total_BKGT1)
+    return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape).astype(q_BTNH.dtype)

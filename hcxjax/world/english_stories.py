@@ -132,7 +132,12 @@ FESTIVAL_ENDING = (
 
 LETTER = (
     ("Dear {b}, how are you?", "Dear {b}, I miss you.", "Hello, {b}!", "Dear {b}, it has been a long time."),
-    ("I am in {place} now.", "I came to {place}.", "I am writing from {place}.", "I have been in {place} since {day}."),
+    (
+        "I am in {place} now.",
+        "I came to {place}.",
+        "I am writing from {place}.",
+        "I have been in {place} for a few days.",
+    ),
     ("", "This morning {weather}.", "When I came, {weather}."),
     (
         "At the {spot} I ate {food:a}.",

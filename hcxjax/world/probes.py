@@ -7,7 +7,6 @@ the order in which the candidates are first mentioned.
 import re
 from dataclasses import dataclass
 from functools import cache
-from itertools import count as count_from
 
 from hcxjax.world import code, english, korean
 from hcxjax.world.dice import Dice
@@ -48,10 +47,14 @@ def _name_and_particle(split: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![가-힣])(?:{names})({'|'.join(_OTHER_FORM)})(?= )")
 
 
+_TRIALS = 1000
+"""Documents looked through for one particle probe; about every second one has what is looked for."""
+
+
 def _probe_particle(seed: int, split: str, number: int, trial: int) -> Probe | None:
     """A document up to a name that it mentions for the first time, where the name takes a particle."""
     key = (seed, split, "particle", f"{number}.{trial}")
-    text = write(korean, Dice(*key), sample_scene(seed, split, number * 1000 + trial))
+    text = write(korean, Dice(*key), sample_scene(seed, split, number * _TRIALS + trial))
     wants_closed = number % 2 == 0
     for match in _name_and_particle(split).finditer(text):
         prompt, answer = text[: match.start(1)], match[1]
@@ -116,5 +119,7 @@ def pose_probes(seed: int, kind: str, count: int, split: str) -> list[Probe]:
     """See `World.probes`."""
     if kind != "particle":
         return [_probe_fact(kind, seed, split, number) for number in range(count)]
-    posed = ((_probe_particle(seed, split, number, trial) for trial in count_from()) for number in range(count))
-    return [next(filter(None, trials)) for trials in posed]
+    return [
+        next(filter(None, (_probe_particle(seed, split, number, trial) for trial in range(_TRIALS))))
+        for number in range(count)
+    ]

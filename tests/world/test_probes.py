@@ -62,6 +62,12 @@ def test_a_question_is_worded_as_in_documents():
     assert all(probe.prompt.endswith("\n답:") for probe in WORLD.probes("fact_ko", 50))
 
 
+def test_questions_are_of_many_kinds():
+    spelled = "|".join(noun.korean for noun in names.PEOPLE["validation"])
+    questions = [probe.prompt.rsplit("\n", 2)[1] for probe in WORLD.probes("fact_ko", COUNT)]
+    assert len({re.sub(rf"({spelled})[은는이가]?|\w+[을를]", "_", question) for question in questions}) > 50
+
+
 def test_code_probes_complete_to_programs_that_hold():
     for probe in WORLD.probes("fact_code", COUNT):
         exec(probe.prompt + probe.answer, {"__name__": "world"})

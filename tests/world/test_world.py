@@ -12,7 +12,7 @@ from hcxjax.world import LANGUAGES, SPLITS, World, lexicon, names
 from hcxjax.world.facts import FORMS
 
 WORLD = World()
-COUNT = 2000
+COUNT = 1500
 INVENTORIES = (names.PEOPLE, names.PLACES, names.THINGS, names.EVENTS)
 
 
@@ -81,6 +81,18 @@ def test_documents_have_the_promised_size_and_seldom_repeat(language):
     sizes = sorted(map(len, texts))
     assert sizes[0] >= 40 and sizes[-1] <= 700
     assert (80 if language == "ko" else 120) < sizes[len(sizes) // 2] < 400
+
+
+@pytest.mark.parametrize(("language", "least"), [("ko", 1200), ("en", 1200), ("code", 500)])
+def test_documents_do_not_read_like_a_form(texts, language, least):
+    # What is left of a document when all that is particular to its scene is blotted out.
+    skeletons = set()
+    for index in range(COUNT):
+        text = texts[language, "train"][index]
+        for noun in WORLD.scene(index).cast.values():
+            text = text.replace(noun.korean if language == "ko" else noun.english, "_")
+        skeletons.add(re.sub(r"(?<=_)[은는이가을를과와]\b|[Aa]n(?= _)", "", text))
+    assert len(skeletons) > least
 
 
 def test_code_runs_and_its_assertions_hold(texts):

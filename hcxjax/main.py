@@ -70,7 +70,7 @@ _PARTS: tuple[type, ...] = (
 """What gin files may name, all of them plain classes that know nothing of gin. A run file may import more."""
 
 _MAY_CHANGE = re.compile(
-    r"(RUN_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar)\."
+    r"(RUN_DIR|DATA_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar)\."
     r"|Experiment\.(trackers|profile|accumulate|layout|keep)$"
 )
 """Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt."""

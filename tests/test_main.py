@@ -1,0 +1,109 @@
+"""What a user meets first: bindings, their mistakes, and the configuration that a run leaves behind."""
+
+from pathlib import Path
+
+import pytest
+
+from hcxjax.main import bindings_of, claim, configure, main
+
+TINY = str(Path(__file__).parent / "tiny.gin")
+
+
+def resolve(*bindings: str):
+    return configure([TINY], [f"RUN_DIR={Path('/nowhere')}", *bindings])
+
+
+def test_bindings_reach_the_parts_they_name():
+    experiment, _ = resolve("STEPS=7", "AdamW.weight_decay=0.5", "SEED=3")
+    assert experiment.steps == 7
+    assert experiment.optimizer.schedule.steps == 7
+    assert experiment.optimizer.weight_decay == 0.5
+    assert experiment.seed == experiment.source.seed == 3
+
+
+def test_a_bare_word_is_a_string():
+    experiment, _ = configure([TINY], ["RUN_DIR=some/folder-1"])
+    assert experiment.run_dir == "some/folder-1"
+
+
+def test_operative_configuration_repeats_itself(tmp_path):
+    experiment, text = resolve("STEPS=9")
+    saved = tmp_path / "config.gin"
+    saved.write_text(text)
+    again, text_again = configure([str(saved)])
+    assert bindings_of(text_again) == bindings_of(text)
+    assert again.recipe == experiment.recipe
+    assert sorted(again.source.corpus.sources) == sorted(experiment.source.corpus.sources)
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("STEP=5", r"--gin.STEP has no effect.*did you mean STEPS"),
+        ("AdamW.weight_decai=0.1", r"weight_decai.*did you mean weight_decay"),
+        ("AdamX.weight_decay=0.1", r"AdamX.*did you mean AdamW"),
+        ("WarmupStableDecay.decay_share=0.2", r"WarmupStableDecay.decay_share has no effect"),
+        ("DecoderConfig.num_kv_heads=3", r"num_heads is 2.*multiple of num_kv_heads, 3"),
+        ("DecoderConfig.head_dim=15", r"head_dim is 15.*even"),
+        ("DecoderConfig.dtype=float8", r"dtype is 'float8'.*bfloat16"),
+        ("DecoderConfig.remat=some", r"remat is 'some'"),
+        ("STEPS=0", r"steps is 0; it must be at least 1"),
+        ("LEARNING_RATE=-1.0", r"Cosine.peak is -1.0"),
+        ("WARMUP=50", r"Cosine.warmup is 50.*between 0 and steps, 12"),
+        ("AdamW.clip_norm=0", r"clip_norm is 0"),
+        ("KeepPolicy.latest=0", r"KeepPolicy.latest is 0"),
+    ],
+)
+def test_mistakes_name_the_value_and_the_field(binding, message):
+    with pytest.raises(ValueError, match=rf"(?s){message}"):
+        resolve(binding)
+
+
+def test_an_unfilled_hole_is_named(tmp_path):
+    run = tmp_path / "run.gin"
+    run.write_text(Path(TINY).read_text().replace("LENGTH = 64\n", ""))
+    with pytest.raises(ValueError, match="LENGTH"):
+        configure([str(run)], ["RUN_DIR=x"])
+
+
+def test_a_missing_required_field_is_named(tmp_path):
+    run = tmp_path / "run.gin"
+    run.write_text(Path(TINY).read_text().replace("DecoderConfig.num_layers = 2\n", ""))
+    with pytest.raises(ValueError, match=r"DecoderConfig needs a value for .*num_layers"):
+        configure([str(run)], ["RUN_DIR=x"])
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ValueError, match="no_such.gin"):
+        configure(["gin/runs/no_such.gin"])
+
+
+def test_help_explains(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("RUN_DIR", "STEPS", "BATCH", "SAVE_EVERY", "EVAL_EVERY", "SEED", "--gin."))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--gin_file=x.gin", "--gin.STEPS"], ["--gin_fil=x.gin"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_errors_are_one_message_and_exit_1(capsys):
+    assert main([f"--gin_file={TINY}", "--gin.RUN_DIR=x", "--gin.STEP=5"]) == 1
+    assert capsys.readouterr().err.startswith("error: --gin.STEP has no effect")
+
+
+def test_a_run_dir_of_another_run_is_refused(tmp_path):
+    def claim_with(*bindings: str) -> None:
+        claim(tmp_path, configure(["gin/runs/quickstart.gin"], [f"RUN_DIR={tmp_path}", *bindings])[1])
+
+    claim_with()
+    claim_with("STEPS=5000", "SAVE_EVERY=5", "EVAL_EVERY=7")
+    claim_with("Layout.fsdp=2", "ACCUMULATE=2")
+    with pytest.raises(ValueError, match=r"(?s)AdamW.b1: 0.9 there, 0.8 now.*SEED: 0 there, 1 now"):
+        claim_with("SEED=1", "AdamW.b1=0.8")

@@ -1,0 +1,241 @@
+"""Whole runs as a user starts them: killed, resumed, on other meshes, in several processes, on broken disks."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "tests" / "tiny.gin"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[str, str]:
+    """Environment of a child with one device and a compilation cache that all children share."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    return environment | {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(compiled, tmp_path_factory) -> Path:
+    """The run that every other is compared with: 12 steps without interruption. It also writes the data."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(folder, folder, compiled))
+    return folder
+
+
+def start(run: Path, data: Path, environment: dict[str, str], *bindings: str, **popen) -> subprocess.Popen:
+    command = [sys.executable, "-m", "hcxjax.main", f"--gin_file={TINY}", f"--gin.RUN_DIR={run}"]
+    command += [f"--gin.DATA_DIR={data}", *[f"--gin.{binding}" for binding in bindings]]
+    arguments = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "cwd": ROOT} | popen
+    return subprocess.Popen(command, env=environment, **arguments)
+
+
+def finish(process: subprocess.Popen, expected: int = 0) -> str:
+    _, messages = process.communicate(timeout=240)
+    assert process.returncode == expected, messages
+    return messages
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert len(steps) == len(set(steps)), "a step was told twice"
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+def checkpoints(run: Path) -> list[int]:
+    return sorted(int(folder.name) for folder in (run / "checkpoints").iterdir() if folder.name.isdigit())
+
+
+def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, f"ended before it was stopped: {process.communicate()[1]}"
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.005)
+
+
+def reached(run: Path, step: int):
+    path = run / "metrics.jsonl"
+    return lambda: path.exists() and path.read_bytes().count(b"train/loss") >= step
+
+
+def test_a_run_leaves_what_a_user_expects(whole):
+    names = {path.name for path in whole.iterdir()}
+    assert {"config.gin", "metrics.jsonl", "checkpoints", "tokenizer", "tensorboard"} <= names
+    assert list((whole / "tensorboard").glob("events.*"))
+    assert list(losses(whole)) == list(range(1, 13))
+    assert checkpoints(whole) == [8, 12]
+    last = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    expected = {"speed/tokens_per_s", "speed/goodput", "memory/peak_bytes", "train/grad_norm", "train/padding"}
+    assert expected <= last.keys()
+    assert 0 < last["speed/goodput"] <= 1
+
+
+def test_two_runs_have_the_same_losses(whole, compiled, tmp_path):
+    finish(start(tmp_path / "again", whole, compiled))
+    assert losses(tmp_path / "again") == losses(whole)
+
+
+def test_a_run_s_own_configuration_repeats_it(whole, compiled, tmp_path):
+    command = [sys.executable, "-m", "hcxjax.main", f"--gin_file={whole / 'config.gin'}"]
+    again = subprocess.run([*command, f"--gin.RUN_DIR={tmp_path / 'again'}"], env=compiled, cwd=ROOT, check=False)
+    assert again.returncode == 0
+    assert losses(tmp_path / "again") == losses(whole)
+
+
+def test_killed_in_training_and_resumed(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    process = start(run, whole, compiled)
+    wait_for(reached(run, 6), process)
+    process.kill()
+    process.wait()
+    assert checkpoints(run)[-1] < 12
+    finish(start(run, whole, compiled))
+    assert losses(run) == losses(whole)
+
+
+KILLED_IN_SAVE = """
+import sys, time
+from pathlib import Path
+from hcxjax import checkpoint, main
+seal = checkpoint.CheckpointFolder._seal
+def stall(folder):
+    seal(folder)
+    if folder._pending == 8:
+        Path(sys.argv.pop()).touch()
+        time.sleep(600)
+checkpoint.CheckpointFolder._seal = stall
+main.main(sys.argv[1:-1])
+"""
+
+
+def test_killed_while_a_checkpoint_is_written(whole, compiled, tmp_path):
+    run, mark = tmp_path / "run", tmp_path / "saving"
+    arguments = [f"--gin_file={TINY}", f"--gin.RUN_DIR={run}", f"--gin.DATA_DIR={whole}", str(mark)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_IN_SAVE, *arguments], env=compiled, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(mark.exists, process)
+    process.kill()
+    process.wait()
+    assert checkpoints(run) == [4], "the unfinished checkpoint must not look like a finished one"
+    finish(start(run, whole, compiled))
+    assert losses(run) == losses(whole)
+    assert not list((run / "checkpoints").glob("*tmp*")), "what the killed run left behind is cleared away"
+
+
+def test_sigterm_saves_and_exits_cleanly(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    process = start(run, whole, compiled, "SAVE_EVERY=100")
+    wait_for(reached(run, 5), process)
+    process.send_signal(signal.SIGTERM)
+    messages = finish(process)
+    assert "SIGTERM" in messages
+    (saved,) = checkpoints(run)
+    assert 5 <= saved < 12
+    finish(start(run, whole, compiled, "SAVE_EVERY=100"))
+    assert losses(run) == losses(whole)
+
+
+def test_a_longer_run_goes_on_and_another_run_is_refused(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    messages = finish(start(run, whole, compiled, "SEED=1"), expected=1)
+    assert "SEED: 0 there, 1 now" in messages
+    finish(start(run, whole, compiled, "STEPS=14"))
+    assert list(losses(run)) == list(range(1, 15))
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    newest = max((run / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    with newest.open("r+b") as file:
+        file.truncate(newest.stat().st_size // 2)
+    messages = finish(start(run, whole, compiled))
+    assert "checkpoint 12 is damaged" in messages
+    assert "12.corrupt" in messages
+    assert losses(run) == losses(whole)
+
+
+def test_a_full_disk_is_told_and_loses_no_checkpoint(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+
+    def no_room() -> None:
+        # Files may not grow beyond this: writing a checkpoint fails in the middle, as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    cached = compiled | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    messages = finish(start(run, whole, cached, "STEPS=16", preexec_fn=no_room), expected=1)
+    assert "checkpoint 16 could not be written" in messages
+    assert "steps [8, 12] are untouched" in messages
+    finish(start(run, whole, compiled, "STEPS=16"))
+    assert list(losses(run)) == list(range(1, 17))
+
+
+def test_a_damaged_store_is_named(whole, compiled, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(whole / "store", data / "store")
+    shutil.copytree(whole / "tokenizer", data / "tokenizer")
+    victim = max((data / "store").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    with victim.open("r+b") as file:
+        file.truncate(victim.stat().st_size - 1)
+    messages = finish(start(tmp_path / "run", data, compiled), expected=1)
+    assert victim.name in messages
+    assert "delete" in messages
+
+
+def test_another_mesh_has_the_same_order_and_losses(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / "12")
+    eight = compiled | {"JAX_NUM_CPU_DEVICES": "8"}
+    finish(start(run, whole, eight, "Layout.data=2", "Layout.fsdp=2", "Layout.tensor=2", "STEPS=12"))
+    ours, theirs = losses(run), losses(whole)
+    assert list(ours) == list(theirs)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+def test_two_processes_train_save_and_resume(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+
+    def both() -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = [sys.executable, "-m", "hcxjax.main", f"--gin_file={TINY}", f"--gin.RUN_DIR={run}"]
+        command += [f"--gin.DATA_DIR={whole}", f"--coordinator={address}", "--processes=2"]
+        processes = [
+            subprocess.Popen([*command, f"--process={number}"], env=compiled, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+            for number in range(2)
+        ]
+        for process in processes:
+            finish(process)
+
+    both()
+    assert checkpoints(run) == [8, 12]
+    shutil.rmtree(run / "checkpoints" / "12")
+    first = losses(run)
+    both()
+    ours, theirs = losses(run), losses(whole)
+    assert ours == first
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)

@@ -25,6 +25,14 @@ def drawn(share: float, *values: int) -> bool:
     return mixed(*values) < share * (_MASK + 1)
 
 
+def shuffled(count: int, *values: int) -> np.ndarray:
+    """A permutation of 0..count-1, decided by `values`; int64."""
+    state = np.arange(count, dtype=np.uint64) + np.uint64(mixed(*values))
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(state ^ (state >> np.uint64(31)), kind="stable")
+
+
 def fingerprint(*values: Any) -> int:
     """63 bits over anything that json can write; fits an int64 in a checkpoint."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=_plain)

@@ -59,9 +59,9 @@ class HeldOut:
 
     def _load(self, number: int, name: str, store: TokenStore, vocabulary: Vocabulary) -> HeldOutSource:
         covered = self._covered(name, store)
-        plan = pack(store.lengths[:covered], self.length, Infilling(rate=0.0), seed=0)
-        builder = RowBuilder(plan, store, vocabulary, 0.0)
-        rows = [builder.build(row, ()) for row in range(plan.rows)]
+        plan = pack(store.lengths[:covered], self.length, Infilling(rate=0.0), key=())
+        builder = RowBuilder(store, vocabulary, suffix_first_share=0.0)
+        rows = [builder.build(plan.row(row), self.length, key=()) for row in range(plan.rows)]
         padding = empty_row(self.length, vocabulary.pad)
         rows += [padding] * (-len(rows) % self.batch)
         batches = [_stacked(rows[at : at + self.batch], number) for at in range(0, len(rows), self.batch)]

@@ -9,8 +9,8 @@ import numpy as np
 
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.hashing import fingerprint
-from hcxjax.data.mixing import deal, permuted, shares
-from hcxjax.data.packing import Infilling, RowBuilder, pack
+from hcxjax.data.mixing import deal, shares
+from hcxjax.data.packing import Epochs, Infilling, RowBuilder
 from hcxjax.mesh import Layout
 from hcxjax.protocols import Batch, Params, PyTree
 
@@ -47,10 +47,12 @@ class PackedTokens:
         layout.check_batch(self.batch)
         vocabulary = self.corpus.vocabulary()
         stores = self.corpus.stores("train")
-        self._builders: list[RowBuilder] = []
-        for number, store in enumerate(stores.values()):
-            plan = pack(store.lengths, self.length, self.infilling, fingerprint(self.seed, number))
-            self._builders.append(RowBuilder(plan, store, vocabulary, self.infilling.suffix_first_share))
+        self._epochs = [
+            Epochs(store.lengths, self.length, self.infilling, (self.seed, number))
+            for number, store in enumerate(stores.values())
+        ]
+        share = self.infilling.suffix_first_share
+        self._builders = [RowBuilder(store, vocabulary, share) for store in stores.values()]
         self._fingerprints = {
             "tokenizer": fingerprint(vocabulary.fingerprint),
             "corpus": fingerprint([(name, store.fingerprint) for name, store in stores.items()]),
@@ -67,9 +69,9 @@ class PackedTokens:
 
     @property
     def padding(self) -> float:
-        """Share of positions that hold nothing, at the rates of the mixture."""
-        pairs = zip(self._shares, self._builders, strict=True)
-        return float(sum(share * builder.plan.padding for share, builder in pairs))
+        """Share of the first epoch's positions that hold nothing, at the rates of the mixture."""
+        pairs = zip(self._shares, self._epochs, strict=True)
+        return float(sum(share * epochs.locate(0)[2].padding for share, epochs in pairs))
 
     def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Global rows start..stop-1, counted from the first row of step 0.
@@ -79,10 +81,8 @@ class PackedTokens:
         built, sources = [], []
         for row in range(start, stop):
             source, number = deal(row, self._shares)
-            builder = self._builders[source]
-            epoch, position = divmod(number, builder.plan.rows)
-            key = (self.seed, source, epoch)
-            built.append(builder.build(permuted(position, builder.plan.rows, *key), key))
+            epoch, place, plan = self._epochs[source].locate(number)
+            built.append(self._builders[source].build(plan.row(place), self.length, (self.seed, source, epoch)))
             sources.append(source)
         arrays = {f"{name}_BT": np.stack([row[name] for row in built]) for name in built[0]}
         return {**arrays, "source_B": np.array(sources, np.int32)}

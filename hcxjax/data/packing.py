@@ -4,22 +4,26 @@ A document of n tokens is the stream s = [EOT, t_1, ..., t_n, EOT]; its inputs a
 takes n + 1 positions and each of its tokens is predicted exactly once an epoch. A document that is longer than what is
 left of a row goes on in the next one; the first input there is the token before.
 
-An infilled piece takes `SENTINELS` positions more. Which pieces are infilled differs by epoch, but how many in a row
-does not: the plan reserves their positions, so rows are full in every epoch.
+An infilled piece takes `SENTINELS` positions more. Each epoch is packed anew, in another order of the documents and
+with other pieces infilled, so rows are full in every epoch and a document meets other cuts and other neighbours.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import itertools
+import threading
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from hcxjax.data.hashing import drawn, mixed
+from hcxjax.data.hashing import drawn, shuffled
+from hcxjax.data.mixing import permuted
 from hcxjax.text.infilling import SENTINELS, Sentinels, infill, thirds
 from hcxjax.text.vocabulary import Vocabulary
 
 MIN_PIECE = 8
 """Positions below which the start of a document waits for the next row: a piece of a few tokens teaches nothing."""
+_ORDER = 1  # tells this draw from the one that decides whether a piece is infilled
 
 
 class Piece(NamedTuple):
@@ -29,6 +33,7 @@ class Piece(NamedTuple):
     start: int
     stop: int
     last: bool
+    infilled: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,42 +74,41 @@ class Plan:
 
     Attributes:
       length: positions of a row.
-      pieces: int64 of shape (pieces, 4): document, start, stop, last.
+      pieces: int64 of shape (pieces, 5): document, start, stop, last, infilled.
       row_starts: first piece of each row, and the number of pieces at the end; int64 of shape (rows + 1,).
-      infilled: pieces to infill in each row; int32.
-      min_tokens: `Infilling.min_tokens` of the plan.
     """
 
     length: int
     pieces: np.ndarray
     row_starts: np.ndarray
-    infilled: np.ndarray
-    min_tokens: int
 
     @property
     def rows(self) -> int:
         """Rows of one epoch."""
-        return len(self.infilled)
+        return len(self.row_starts) - 1
 
     def row(self, number: int) -> list[Piece]:
         """The pieces of one row, in order."""
         span = self.pieces[self.row_starts[number] : self.row_starts[number + 1]]
-        return [Piece(document, start, stop, bool(last)) for document, start, stop, last in span.tolist()]
+        return [Piece(*piece[:3], *map(bool, piece[3:])) for piece in span.tolist()]
 
     @property
     def padding(self) -> float:
         """Share of positions that hold nothing."""
-        used = int((self.pieces[:, 2] - self.pieces[:, 1]).sum()) + SENTINELS * int(self.infilled.sum())
-        return 1 - used / (self.rows * self.length)
+        used = (self.pieces[:, 2] - self.pieces[:, 1]).sum() + SENTINELS * self.pieces[:, 4].sum()
+        return 1 - int(used) / (self.rows * self.length)
 
 
-def pack(lengths: np.ndarray, length: int, infilling: Infilling, seed: int) -> Plan:
-    """A plan of all documents, in order.
+def pack(
+    lengths: np.ndarray, length: int, infilling: Infilling, key: tuple[int, ...], order: np.ndarray | None = None
+) -> Plan:
+    """A plan that holds each document once.
 
     Args:
       lengths: tokens of each document.
       length: positions of a row.
-      seed: decides how many pieces each row infills.
+      key: decides which pieces are infilled.
+      order: of the documents; None is as they come.
     Raises:
       ValueError: rows are too short to hold anything.
     """
@@ -112,66 +116,83 @@ def pack(lengths: np.ndarray, length: int, infilling: Infilling, seed: int) -> P
     if length < 2 * MIN_PIECE:
         raise ValueError(f"LENGTH is {length}; rows of packed documents need at least {2 * MIN_PIECE} positions")
     pieces: list[Piece] = []
-    row_starts, infilled, left = [], [], 0
-    for document, tokens in enumerate(lengths.tolist()):
+    row_starts, left = [], 0
+    ordered = np.arange(len(lengths)) if order is None else order
+    for document, tokens in zip(ordered.tolist(), lengths[ordered].tolist(), strict=True):
         start, end = 0, tokens + 1
         while start < end:
-            if left == 0 or left < min(MIN_PIECE, end - start):
+            if left < min(MIN_PIECE, end - start):
                 row_starts.append(len(pieces))
-                infilled.append(0)
                 left = length
-            stop, extra = _piece_end(start, end, left, infilling, (seed, document))
-            pieces.append(Piece(document, start, stop, stop == end))
-            infilled[-1] += extra > 0
-            left -= stop - start + extra
+            infilled, reserved = False, min(end, start + left - SENTINELS)
+            if reserved - start - (reserved == end) >= infilling.min_tokens:
+                infilled = drawn(infilling.rate, *key, document, start)
+            stop = reserved if infilled else min(end, start + left)
+            pieces.append(Piece(document, start, stop, stop == end, infilled))
+            left -= stop - start + SENTINELS * infilled
             start = stop
-    table = np.array(pieces, np.int64).reshape(-1, 4)
     starts = np.array([*row_starts, len(pieces)], np.int64)
-    return Plan(length, table, starts, np.array(infilled, np.int32), infilling.min_tokens)
+    return Plan(length, np.array(pieces, np.int64).reshape(-1, len(Piece._fields)), starts)
 
 
-def _piece_end(start: int, end: int, left: int, infilling: Infilling, key: tuple[int, int]) -> tuple[int, int]:
-    """Where a piece that begins at `start` ends, and the positions it reserves beyond its own."""
-    stop = min(end, start + left - SENTINELS)
-    if _text_tokens(start, stop, stop == end) >= infilling.min_tokens and drawn(infilling.rate, *key, start):
-        return stop, SENTINELS
-    return min(end, start + left), 0
+class Epochs:
+    """Plans of one epoch after another, each in an order and with choices of its own; a function of the key alone.
 
+    Args:
+      lengths, length, infilling: as `pack` has them.
+      key: seed and source.
+    """
 
-def _text_tokens(start: int, stop: int, last: bool) -> int:
-    return stop - start - last
+    def __init__(self, lengths: np.ndarray, length: int, infilling: Infilling, key: tuple[int, ...]):
+        self._lengths, self._length, self._infilling, self._key = lengths, length, infilling, key
+        self._rows: list[int] = []
+        self._lock = threading.Lock()
+        self._plan = functools.lru_cache(maxsize=2)(self._packed)  # at a batch that spans two epochs
+        self.locate(0)
+
+    def locate(self, number: int) -> tuple[int, int, Plan]:
+        """(epoch, row within it, its plan) of the `number`-th row that is read."""
+        with self._lock:
+            for epoch in itertools.count():
+                if epoch == len(self._rows):
+                    self._rows.append(self._plan(epoch).rows)
+                if number < self._rows[epoch]:
+                    return epoch, permuted(number, self._rows[epoch], *self._key, epoch), self._plan(epoch)
+                number -= self._rows[epoch]
+        raise AssertionError("unreachable")
+
+    def _packed(self, epoch: int) -> Plan:
+        order = shuffled(len(self._lengths), *self._key, epoch)
+        return pack(self._lengths, self._length, self._infilling, (*self._key, epoch), order)
 
 
 @dataclasses.dataclass(frozen=True)
 class RowBuilder:
-    """The arrays of a plan's rows.
+    """The arrays of rows.
 
     Attributes:
-      plan: which pieces stand in which row.
       documents: their tokens.
       vocabulary: ids of padding, end of text and sentinels, and where characters start.
       suffix_first_share: share of infilled pieces in joint SPM order.
     """
 
-    plan: Plan
     documents: Documents
     vocabulary: Vocabulary
     suffix_first_share: float
 
-    def build(self, row: int, key: tuple[int, ...]) -> Mapping[str, np.ndarray]:
+    def build(self, pieces: list[Piece], length: int, key: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Arrays of one row, without a batch axis.
 
         Args:
-          row: number within the plan.
-          key: seed, source and epoch: decides which pieces are infilled and in which order.
-        Returns: tokens_T, targets_T, segment_ids_T, positions_T (int32) and weights_T (float32).
+          pieces: what the row holds.
+          length: its positions.
+          key: seed, source and epoch: decides the order in which infilled pieces are fed.
+        Returns: tokens, targets, segment_ids, positions (int32) and weights (float32).
         """
-        pieces = self.plan.row(row)
-        chosen = self._chosen(pieces, row, key)
-        arrays = empty_row(self.plan.length, self.vocabulary.pad)
+        arrays = empty_row(length, self.vocabulary.pad)
         at = 0
         for number, piece in enumerate(pieces):
-            stream = self._stream(piece, number in chosen, (*key, row, number))
+            stream = self._stream(piece, key)
             to = at + len(stream) - 1
             arrays["tokens"][at:to] = stream[:-1]
             arrays["targets"][at:to] = stream[1:]
@@ -181,26 +202,17 @@ class RowBuilder:
             at = to
         return arrays
 
-    def _chosen(self, pieces: list[Piece], row: int, key: tuple[int, ...]) -> set[int]:
-        """Numbers of the pieces that are infilled: as many as the plan says, of those long enough."""
-        eligible = [
-            number
-            for number, piece in enumerate(pieces)
-            if _text_tokens(piece.start, piece.stop, piece.last) >= self.plan.min_tokens
-        ]
-        eligible.sort(key=lambda number: mixed(*key, row, number, 1))
-        return set(eligible[: int(self.plan.infilled[row])])
-
-    def _stream(self, piece: Piece, infilled: bool, key: tuple[int, ...]) -> np.ndarray:
+    def _stream(self, piece: Piece, key: tuple[int, ...]) -> np.ndarray:
         """The piece with the token before it: one longer than its positions."""
         tokens = self.documents.tokens(piece.document)
         end_of_text = np.array([self.vocabulary.end_of_text], np.int32)
         before = tokens[piece.start - 1 : piece.start] if piece.start else end_of_text
         text = tokens[piece.start : piece.stop - piece.last]
-        if infilled:
+        if piece.infilled:
             cuts = thirds(self.vocabulary.starts_character(text))
             sentinels = Sentinels(self.vocabulary.fim_prefix, self.vocabulary.fim_middle, self.vocabulary.fim_suffix)
-            text = infill(text, cuts, sentinels, suffix_first=drawn(self.suffix_first_share, *key, 2))
+            spm = drawn(self.suffix_first_share, *key, piece.document, piece.start, _ORDER)
+            text = infill(text, cuts, sentinels, suffix_first=spm)
         return np.concatenate([before, text, end_of_text[: piece.last]])
 
 

@@ -132,7 +132,8 @@ class Tokenizer:
         with tqdm(total=self.sample_bytes, unit="B", unit_scale=True, desc="tokenizer: reading", leave=False) as bar:
             for text in texts:
                 for chunk in _chunks(text.replace(_BOUNDARY, " ").replace(_SPACE, " ")):
-                    sentences.append(mark(chunk, _BOUNDARY))
+                    # SentencePiece strips newlines from the end of a sentence; the last boundary keeps them.
+                    sentences.append(mark(chunk, _BOUNDARY) + _BOUNDARY)
                 size = len(text.encode())
                 counts["documents"] += 1
                 counts["bytes"] += size

@@ -20,7 +20,8 @@ class Corpus:
     """Named sources and where their tokens are kept; touches no file until it is asked for something.
 
     Attributes:
-      sources: name → a source as `hcxjax.data.sources` spells it. Metrics are reported under these names.
+      sources: name → a source as `hcxjax.data.sources` spells it. Metrics are reported under these names. Sources are
+        numbered in the order of their names: a dictionary's own order does not survive being written to a gin file.
       tokenizer: which vocabulary.
       directory: holds tokenizer/ and store/; a run's RUN_DIR, or a place that several runs share.
       max_documents: training documents of each source, from its start; None keeps all.
@@ -41,6 +42,11 @@ class Corpus:
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     validation_share: float = 0.01
     task_modules: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the sources in the order of their numbers."""
+        return sorted(self.sources)
 
     def check(self) -> None:
         """ValueError unless the settings make sense."""
@@ -74,7 +80,7 @@ class Corpus:
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown; it must be one of {SPLITS}")
         vocabulary = self.vocabulary()
-        return {name: self._store(name, split, vocabulary) for name in self.sources}
+        return {name: self._store(name, split, vocabulary) for name in self.names}
 
     def _store(self, name: str, split: str, vocabulary: Vocabulary) -> TokenStore:
         key = fingerprint(self.sources[name], vocabulary.fingerprint, *self._limits(split))
@@ -105,7 +111,7 @@ class Corpus:
 
     def sample(self) -> Iterator[str]:
         """Training documents of all sources; the source that has given the fewest bytes gives next."""
-        streams = {name: self._documents(name, "train", Skips()) for name in self.sources}
+        streams = {name: self._documents(name, "train", Skips()) for name in self.names}
         given = dict.fromkeys(streams, 0)
         while streams:
             name = min(streams, key=lambda name: given[name])

@@ -42,7 +42,7 @@ class PackedTokens:
           ValueError: the corpus, the rates, the length or the batch make no sense.
         """
         self.corpus.check()
-        names = list(self.corpus.sources)
+        names = self.corpus.names
         self._shares: list[Fraction] = list(shares(self.rates, names).values())
         layout.check_batch(self.batch)
         vocabulary = self.corpus.vocabulary()

@@ -13,7 +13,7 @@ from hcxjax.world.dice import Dice
 from hcxjax.world.document import can_ask_who, write
 from hcxjax.world.facts import Fact, Scene, sample_scene
 from hcxjax.world.hangul import PARTICLES
-from hcxjax.world.names import EVENTS, PEOPLE, PLACES, THINGS
+from hcxjax.world.names import PEOPLE, PLACES
 
 PROBES = ("particle", "fact_ko", "fact_en", "fact_code")
 
@@ -35,38 +35,34 @@ class Probe:
     alternatives: tuple[str, ...]
 
 
-_PROBED = ("은", "이", "을", "과", "으로")
-_OTHER_FORM = {form: other for key in _PROBED for form, other in (PARTICLES[key], PARTICLES[key][::-1])}
-_CLOSED = frozenset(PARTICLES[key][0] for key in _PROBED)
-"""The forms that follow a final consonant (으로 apart, also after no ㄹ)."""
+_ANSWERS = tuple(form for key in ("은", "이", "을", "과", "으로") for form in PARTICLES[key])
+"""Of particle probes, in turn: a model that only knows which form of a particle is the more frequent is at chance."""
+_OTHER_FORM = {
+    form: other for pair in zip(_ANSWERS[::2], _ANSWERS[1::2], strict=True) for form, other in (pair, pair[::-1])
+}
 
 
 @cache
 def _name_and_particle(split: str) -> re.Pattern[str]:
-    names = "|".join(noun.korean for noun in (*PEOPLE[split], *PLACES[split], *THINGS[split], *EVENTS[split]))
+    names = "|".join(noun.korean for noun in (*PEOPLE[split], *PLACES[split]))
     return re.compile(rf"(?<![가-힣])(?:{names})({'|'.join(_OTHER_FORM)})(?= )")
 
 
-_TRIALS = 1000
-"""Documents looked through for one particle probe; about every second one has what is looked for."""
+_TRIALS = 10_000
+"""Documents looked through for one particle probe; the rarest answer is in one of a hundred or so."""
 
 
 def _probe_particle(seed: int, split: str, number: int, trial: int) -> Probe | None:
     """A document up to a name that it mentions for the first time, where the name takes a particle."""
     key = (seed, split, "particle", f"{number}.{trial}")
     text = write(korean, Dice(*key), sample_scene(seed, split, number * _TRIALS + trial))
-    wants_closed = number % 2 == 0
+    wanted = _ANSWERS[number % len(_ANSWERS)]
     for match in _name_and_particle(split).finditer(text):
         prompt, answer = text[: match.start(1)], match[1]
         name = match[0][: -len(answer)]
-        if (answer in _CLOSED) == wants_closed and text.index(name) == match.start() and match.start():
+        if answer == wanted and text.index(name) == match.start() and match.start():
             return Probe("particle", "ko", prompt, answer, (_OTHER_FORM[answer],))
     return None
-
-
-def _mention_order(text: str, words: list[str]) -> list[int]:
-    """Indices of `words`, the first mentioned first."""
-    return sorted(range(len(words)), key=lambda index: text.index(words[index]))
 
 
 def _first_mention(text: str, word: str) -> int:

@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 
 import pytest
 
@@ -7,7 +8,7 @@ from hcxjax.world.hangul import final_consonant
 
 WORLD = World()
 FACTS = [kind for kind in PROBES if kind != "particle"]
-COUNT = 300
+COUNT = 120
 
 
 @pytest.mark.parametrize("kind", PROBES)
@@ -28,9 +29,7 @@ def test_alternatives_are_other_answers_of_the_same_form(kind):
 
 def test_particles_follow_new_names_and_both_forms_are_as_frequent():
     probes = WORLD.probes("particle", COUNT)
-    spelled = [
-        noun.korean for kind in (names.PEOPLE, names.PLACES, names.THINGS, names.EVENTS) for noun in kind["validation"]
-    ]
+    spelled = [noun.korean for kind in (names.PEOPLE, names.PLACES) for noun in kind["validation"]]
     ends = re.compile(f"({'|'.join(spelled)})$")
     closed = 0
     for probe in probes:
@@ -41,6 +40,7 @@ def test_particles_follow_new_names_and_both_forms_are_as_frequent():
         assert probe.prompt.count(name) == 1
         closed += expects_long
     assert closed == COUNT / 2
+    assert set(Counter(probe.answer for probe in probes).values()) == {COUNT / 10}
 
 
 @pytest.mark.parametrize("kind", FACTS)
@@ -62,10 +62,9 @@ def test_a_question_is_worded_as_in_documents():
     assert all(probe.prompt.endswith("\n답:") for probe in WORLD.probes("fact_ko", 50))
 
 
-def test_questions_are_of_many_kinds():
-    spelled = "|".join(noun.korean for noun in names.PEOPLE["validation"])
-    questions = [probe.prompt.rsplit("\n", 2)[1] for probe in WORLD.probes("fact_ko", COUNT)]
-    assert len({re.sub(rf"({spelled})[은는이가]?|\w+[을를]", "_", question) for question in questions}) > 50
+def test_questions_ask_for_values_and_for_people():
+    asked = [bool(re.search("누가|누구", probe.prompt)) for probe in WORLD.probes("fact_ko", COUNT)]
+    assert 0.3 < sum(asked) / COUNT < 0.5
 
 
 def test_code_probes_complete_to_programs_that_hold():

@@ -12,7 +12,7 @@ from hcxjax.world import LANGUAGES, SPLITS, World, lexicon, names
 from hcxjax.world.facts import FORMS
 
 WORLD = World()
-COUNT = 1500
+COUNT = 1000
 INVENTORIES = (names.PEOPLE, names.PLACES, names.THINGS, names.EVENTS)
 
 
@@ -74,16 +74,16 @@ def test_every_form_comes_up(texts):
     assert {WORLD.scene(index).form for index in range(300)} == set(FORMS)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_documents_have_the_promised_size_and_seldom_repeat(language):
-    texts = list(WORLD.documents(language, count=10_000))
-    assert len(set(texts)) > 9_900
+@pytest.mark.parametrize(("language", "count"), [("ko", 10_000), ("en", 4_000), ("code", 4_000)])
+def test_documents_have_the_promised_size_and_seldom_repeat(language, count):
+    texts = list(WORLD.documents(language, count=count))
+    assert len(set(texts)) > 0.99 * count
     sizes = sorted(map(len, texts))
     assert sizes[0] >= 40 and sizes[-1] <= 700
     assert (80 if language == "ko" else 120) < sizes[len(sizes) // 2] < 400
 
 
-@pytest.mark.parametrize(("language", "least"), [("ko", 1200), ("en", 1200), ("code", 500)])
+@pytest.mark.parametrize(("language", "least"), [("ko", 900), ("en", 900), ("code", 400)])
 def test_documents_do_not_read_like_a_form(texts, language, least):
     # What is left of a document when all that is particular to its scene is blotted out.
     skeletons = set()

@@ -204,14 +204,12 @@ def _tfds_task(spec: Spec) -> Any:
     def keep_text(dataset: Any) -> Any:
         return dataset.map(lambda example: {"text": example[field]})
 
-    source = seqio.TfdsDataSource(tfds_name=spec.path, tfds_data_dir=directory)
     try:
-        source.splits  # noqa: B018  (looks for the data set at once)
-    except Exception as error:  # TFDS raises many kinds, with pages of other data sets' names
+        source = seqio.TfdsDataSource(tfds_name=spec.path, tfds_data_dir=directory)
+        source.splits  # noqa: B018  (looks for the data set now)
+    except Exception as error:  # TFDS raises many kinds, and pages of other names
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"tfds:{spec.path} cannot be read ({reason}); change it, or its data_dir, in Corpus.sources"
-        ) from error
+        raise ValueError(f"tfds:{spec.path} cannot be read ({reason}); change it in Corpus.sources") from error
     return seqio.TaskRegistry.add(name, source, preprocessors=[keep_text], output_features=_text_features())
 
 

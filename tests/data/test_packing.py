@@ -109,6 +109,9 @@ def test_rows_are_full_in_every_epoch_and_epochs_differ():
         seen.append({tuple(piece) for piece in plan.pieces.tolist()})
         number += plan.rows
     assert len(seen[0] & seen[1]) < 0.7 * len(seen[0])
+    plain = Epochs(lengths, 256, NEVER, (5, 0))
+    first, second = plain.locate(0)[2], plain.locate(plain.locate(0)[2].rows)[2]
+    assert np.mean(first.pieces[:100, 0] == second.pieces[:100, 0]) < 0.1  # the documents' order differs too
     assert epochs.locate(3)[:2] == Epochs(lengths, 256, Infilling(), (5, 0)).locate(3)[:2]
     assert epochs.locate(3)[1] != Epochs(lengths, 256, Infilling(), (6, 0)).locate(3)[1]
 

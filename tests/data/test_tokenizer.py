@@ -34,6 +34,7 @@ def test_no_merge_runs_across_a_morpheme(tmp_path):
         vocabulary = Tokenizer(size=420, morphemes=morphemes).load(str(tmp_path / str(morphemes)), lambda: texts)
         crossing[morphemes] = any("교에" in piece for piece in pieces(vocabulary))
         assert any("학교" in piece for piece in pieces(vocabulary))
+        assert not any("\ue0ff" in piece for piece in pieces(vocabulary))  # the boundary itself
     assert crossing == {True: False, False: True}
 
 

@@ -63,7 +63,8 @@ def test_a_stop_token_is_yielded_ends_its_row_and_is_left_out_of_the_text(tiny, 
     assert len(steps) == max(ends) + 1
     for row, (tokens, end) in enumerate(zip(by_full_forwards, ends, strict=True)):
         assert [step[row] for step in steps] == [*tokens[: end + 1], *[None] * (len(steps) - end - 1)]
-    texts = [[token for token in row[: end + 1] if token not in stops] for row, end in zip(by_full_forwards, ends)]
+    written = [row[: end + 1] for row, end in zip(by_full_forwards, ends, strict=True)]
+    texts = [[token for token in row if token not in stops] for row in written]
     assert continuations(tiny, params, PROMPTS, limits, GREEDY) == texts
 
 

@@ -1,0 +1,133 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from hcxjax.mesh import Layout, constrain, unbox
+from hcxjax.objectives.language_model import LanguageModel
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        (Layout(), (8, 1, 1)),
+        (Layout(data=2, fsdp=-1, tensor=2), (2, 2, 2)),
+        (Layout(data=1, fsdp=1, tensor=-1), (1, 1, 8)),
+        (Layout(data=2, fsdp=4, tensor=-1), (2, 4, 1)),
+        (Layout(data=8, fsdp=1, tensor=1), (8, 1, 1)),
+    ],
+)
+def test_sizes(layout, shape):
+    assert layout.shape == shape
+    assert dict(layout.mesh.shape) == dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    assert layout.batch_shards == shape[0] * shape[1]
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (Layout(data=2, fsdp=2, tensor=1), r"data=2 x fsdp=2 x tensor=1 is 4 devices, but 8 are present"),
+        (Layout(data=-1, fsdp=3), r"fsdp=3 x tensor=1 is 6 devices, but 8 are present"),
+        (Layout(data=-1, fsdp=16), r"is 16 devices, but 8 are present"),
+        (Layout(data=-1, fsdp=-1), r"at most one axis may be -1"),
+        (Layout(data=8, tensor=0), r"Layout\.tensor is 0; it must be a positive number of devices, or -1"),
+        (Layout(data=-2), r"Layout\.data is -2"),
+    ],
+)
+def test_sizes_that_cannot_be(layout, message):
+    with pytest.raises(ValueError, match=message):
+        _ = layout.mesh
+
+
+CUBE = Layout(data=2, fsdp=2, tensor=2)
+
+
+def test_batch_divides_over_shards_and_microbatches():
+    CUBE.check_batch(4)
+    CUBE.check_batch(24, accumulate=3)
+    with pytest.raises(ValueError, match=r"BATCH is 6; it must be a positive multiple of 4"):
+        CUBE.check_batch(6)
+    with pytest.raises(
+        ValueError, match=r"BATCH is 8; .* multiple of 12 \(microbatches 3 x mesh shards of the batch 4\)"
+    ):
+        CUBE.check_batch(8, accumulate=3)
+    with pytest.raises(ValueError, match=r"BATCH is 0"):
+        CUBE.check_batch(0)
+
+
+def test_batch_that_the_rules_replicate_has_one_shard():
+    assert Layout(data=2, fsdp=2, tensor=2, rules=(("batch", None),)).batch_shards == 1
+    assert Layout(data=2, fsdp=2, tensor=2, rules=(("batch", "data"),)).batch_shards == 2
+
+
+def test_shard_batch_builds_each_span_once_and_puts_rows_in_their_place():
+    asked = []
+
+    def rows(start, stop):
+        asked.append((start, stop))
+        tokens = np.arange(start * 3, stop * 3, dtype=np.int32).reshape(-1, 3)
+        return {"tokens_BT": tokens, "source_B": np.arange(start, stop)}
+
+    batch = CUBE.shard_batch(rows, 8)
+    assert sorted(asked) == [(0, 2), (2, 4), (4, 6), (6, 8)]
+    np.testing.assert_array_equal(batch["tokens_BT"], np.arange(24).reshape(8, 3))
+    np.testing.assert_array_equal(batch["source_B"], np.arange(8))
+    assert batch["tokens_BT"].sharding.is_equivalent_to(CUBE.sharding("batch", "length"), 2)
+    assert {shard.data.shape for shard in batch["tokens_BT"].addressable_shards} == {(2, 3)}
+
+
+@pytest.fixture(scope="module")
+def boxed(tiny):
+    return jax.eval_shape(LanguageModel(tiny).init, jax.random.key(0))
+
+
+def test_parameters_lie_as_the_rules_say(boxed):
+    specs = jax.tree.map(lambda sharding: sharding.spec, CUBE.param_shardings(boxed))
+    layer = specs["layers"]
+    assert layer["attention"]["query"]["weight"] == P(None, "fsdp", "tensor", None)
+    assert layer["attention"]["key"]["weight"] == P(None, "fsdp", "tensor", None)
+    assert layer["attention"]["output"]["weight"] == P(None, "tensor", None, "fsdp")
+    assert layer["mlp"]["gate"]["weight"] == P(None, "fsdp", "tensor")
+    assert layer["mlp"]["down"]["weight"] == P(None, "tensor", "fsdp")
+    assert all(axes is None for axes in layer["input_norm"]["weight"])
+    assert all(axes is None for axes in specs["norm"]["weight"])
+    # 61 entries cannot be halved: the table is split over its width alone.
+    assert specs["embed"] == P(None, "fsdp")
+
+
+def test_rules_of_the_layout_come_first(boxed):
+    layout = Layout(data=2, fsdp=2, tensor=2, rules=(("mlp", None), ("embed", "tensor")))
+    specs = jax.tree.map(lambda sharding: sharding.spec, layout.param_shardings(boxed))
+    assert specs["layers"]["mlp"]["gate"]["weight"] == P(None, "tensor", None)
+
+
+def test_kv_heads_that_the_tensor_axis_does_not_divide_are_replicated(boxed):
+    specs = jax.tree.map(lambda sharding: sharding.spec, Layout(data=1, fsdp=2, tensor=4).param_shardings(boxed))
+    assert specs["layers"]["attention"]["query"]["weight"] == P(None, "fsdp", "tensor", None)
+    assert specs["layers"]["attention"]["key"]["weight"] == P(None, "fsdp", None, None)
+
+
+def test_constrain_pins_under_a_mesh_and_is_the_identity_without():
+    x_BTD = jnp.zeros((8, 4, 6))
+    assert constrain(x_BTD, "batch", "length", "mlp") is x_BTD
+    pin = functools.partial(constrain, x_BTD)
+    with CUBE.active():
+        pinned = jax.jit(lambda: pin("batch", "length", "mlp"))()
+        uneven = jax.jit(lambda: constrain(jnp.zeros((8, 4, 5)), "batch", "length", "mlp"))()
+    assert pinned.sharding.shard_shape((8, 4, 6)) == (2, 4, 3)
+    assert uneven.sharding.shard_shape((8, 4, 5)) == (2, 4, 5)
+    assert jax.sharding.get_abstract_mesh().empty
+    assert not nn.get_logical_axis_rules()
+
+
+def test_unbox_takes_arrays_and_shapes():
+    box = nn.LogicallyPartitioned(jnp.ones(3), ("embed",))
+    tree = unbox({"a": box, "b": {"c": 1}})
+    assert tree["a"].shape == (3,)
+    assert tree["b"] == {"c": 1}
+    with CUBE.active():
+        assert unbox(jax.eval_shape(lambda: {"a": box}))["a"].shape == (3,)

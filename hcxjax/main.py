@@ -136,12 +136,12 @@ def _binding(text: str) -> str:
     """`NAME = value`; a bare word or path becomes a string, because a shell eats quotes."""
     from gin.config import parse_value
 
-    name, _, value = text.partition("=")
+    name, _, value = (part.strip() for part in text.partition("="))
     try:
         parse_value(value)
     except (SyntaxError, ValueError):
         value = repr(value)
-    return f"{name.strip()} = {value}"
+    return f"{name} = {value}"
 
 
 def _explained(error: Exception) -> str:
@@ -189,7 +189,8 @@ def claim(run_dir: Path, operative: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, or saved on SIGTERM; 1 stopped by an error that its message explains; 2 wrong usage."""
     options, bindings = _parse(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Forced, because libraries that were imported before have put handlers of their own.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     quiet_libraries()
     if options.distributed or options.coordinator:
         jax.distributed.initialize(options.coordinator, options.processes, options.process)

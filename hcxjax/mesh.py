@@ -96,8 +96,13 @@ class Layout:
 
     def param_shardings(self, boxed: PyTree) -> PyTree:
         """Shardings of a tree of boxed (abstract) parameters; unboxed leaves are replicated."""
-        specs = nn.get_partition_spec(boxed)
-        return nn.logical_to_mesh_sharding(specs, self.mesh, self.rules + RULES)
+        mesh, specs = self.mesh, nn.get_partition_spec(boxed)
+        shardings = nn.logical_to_mesh_sharding(specs, mesh, self.rules + RULES)
+        return jax.tree.map(
+            lambda leaf, sharding: NamedSharding(mesh, _dividing(sharding.spec, leaf.shape, mesh.shape)),
+            unbox(boxed),
+            shardings,
+        )
 
     def shard_batch(self, rows: Callable[[int, int], Mapping[str, np.ndarray]], batch: int) -> Batch:
         """Global arrays of `batch` rows of which each process builds only those its devices hold.
@@ -123,10 +128,25 @@ class Layout:
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     """Pins an activation to the mesh axes of its logical ones; the identity where no mesh is set."""
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
     spec = nn.logical_to_mesh_axes(logical, nn.get_logical_axis_rules())
-    return jax.lax.with_sharding_constraint(x, spec if spec is not None else PartitionSpec())
+    return jax.lax.with_sharding_constraint(x, _dividing(spec or PartitionSpec(), x.shape, mesh.shape))
+
+
+def _dividing(spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+    """`spec` without the mesh axes that do not divide their dimension: that one is replicated over them.
+
+    So KV heads fewer than the tensor axis are held by each of its devices.
+    """
+
+    def fits(axes: str | tuple[str, ...] | None, size: int) -> bool:
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        return size % math.prod(sizes[name] for name in names) == 0
+
+    pairs = zip(spec, shape, strict=False)
+    return PartitionSpec(*(axes if fits(axes, size) else None for axes, size in pairs))
 
 
 def unbox(boxed: PyTree) -> PyTree:

@@ -73,7 +73,7 @@ def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
 
 def reached(run: Path, step: int):
     path = run / "metrics.jsonl"
-    return lambda: path.exists() and path.read_bytes().count(b"train/loss") >= step
+    return lambda: path.exists() and path.read_bytes().count(b'"train/loss":') >= step
 
 
 def test_a_run_leaves_what_a_user_expects(whole):
@@ -106,7 +106,7 @@ def test_killed_in_training_and_resumed(whole, compiled, tmp_path):
     wait_for(reached(run, 6), process)
     process.kill()
     process.wait()
-    assert checkpoints(run)[-1] < 12
+    assert 12 not in checkpoints(run)
     finish(start(run, whole, compiled))
     assert losses(run) == losses(whole)
 
@@ -225,7 +225,9 @@ def test_two_processes_train_save_and_resume(whole, compiled, tmp_path):
         command = [sys.executable, "-m", "hcxjax.main", f"--gin_file={TINY}", f"--gin.RUN_DIR={run}"]
         command += [f"--gin.DATA_DIR={whole}", f"--coordinator={address}", "--processes=2"]
         processes = [
-            subprocess.Popen([*command, f"--process={number}"], env=compiled, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*command, f"--process={number}"], env=compiled, cwd=ROOT, stderr=subprocess.PIPE, text=True
+            )
             for number in range(2)
         ]
         for process in processes:

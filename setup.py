@@ -1,0 +1,26 @@
+"""Installs hcxjax: `pip install -e .[test]`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REQUIREMENTS = [
+    line for line in Path(__file__).with_name("requirements.txt").read_text().splitlines() if line and line[0] != "#"
+]
+
+setup(
+    name="hcxjax",
+    version="0.1.0",
+    description="HyperCLOVA X in JAX: a Korean-first language model from raw text to chat",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["hcxjax", "hcxjax.*", "tasks", "tools"]),
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9", "pyright>=1.1.390"],
+        "plots": ["matplotlib>=3.8"],
+        "mlflow": ["mlflow>=3.0"],
+        # Peers that tools/bench.py times beside our own; CPU builds of torch are enough.
+        "bench": ["torch>=2.5", "transformers>=4.50"],
+    },
+)

@@ -1,0 +1,80 @@
+"""Every shipped run parses, has the shape it says, and resolves to the configuration that is held as a golden file."""
+
+import os
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from hcxjax.main import bindings_of, configure
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "runs"
+RUNS = sorted(path.stem for path in (ROOT / "gin" / "runs").glob("*.gin"))
+MODELS = sorted(path.stem for path in (ROOT / "gin" / "models").glob("*.gin"))
+HOLES = {
+    "folders": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
+    "pretrain_125m": ["CODE=files:src"],
+    "pretrain_1b": ["CODE=files:src"],
+}
+"""What a user has to fill in."""
+
+
+def resolve(run: str):
+    return configure([f"gin/runs/{run}.gin"], HOLES.get(run, []))
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_resolves_to_its_golden_configuration(run):
+    _, operative = resolve(run)
+    golden = GOLDEN / f"{run}.gin"
+    if os.environ.get("HCXJAX_UPDATE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(operative)
+    ours, held = bindings_of(operative), bindings_of(golden.read_text())
+    changed = {
+        name: (held.get(name), ours.get(name)) for name in ours.keys() | held.keys() if ours.get(name) != held.get(name)
+    }
+    assert not changed, "if this is meant: HCXJAX_UPDATE_GOLDEN=1 pytest tests/test_gin.py, and commit the golden file"
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_s_parameters_have_the_shapes_of_its_model(run):
+    experiment, _ = resolve(run)
+    shapes = jax.eval_shape(lambda: experiment.objective.init(jax.random.key(0)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count == experiment.objective.model.parameters
+    assert experiment.source.length <= experiment.objective.model.max_length
+    assert sorted(experiment.objective.sources) == experiment.source.corpus.names
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_file_opens_with_its_command_and_only_composes(run):
+    text = (ROOT / "gin" / "runs" / f"{run}.gin").read_text()
+    assert text.startswith("# python -m hcxjax.main ")
+    assert len(text.splitlines()) <= 30
+    assert text.count("include ") == 4
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_file_opens_with_its_parameter_count(model):
+    text = (ROOT / "gin" / "models" / f"{model}.gin").read_text()
+    said = int(re.match(r"# ([\d,]+) parameters", text)[1].replace(",", ""))
+    run = (ROOT / "gin" / "runs" / "quickstart.gin").read_text().replace("models/quickstart.gin", f"models/{model}.gin")
+    bindings = [line for line in run.splitlines() if " = " in line]
+    includes = re.findall(r"include '(.*)'", run)
+    experiment, _ = configure(includes, bindings)
+    assert experiment.objective.model.parameters == said
+
+
+def test_seed_models_have_the_published_counts():
+    def said(model: str) -> str:
+        return (ROOT / "gin" / "models" / f"{model}.gin").read_text().split()[1]
+
+    assert said("seed_0.5b") == "566,281,216"
+    assert said("seed_think_14b") == "14,748,112,896"
+
+
+def test_no_package_hides_gin():
+    assert not (ROOT / "gin" / "__init__.py").exists(), "`import gin` would find it in place of gin-config"

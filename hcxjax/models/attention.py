@@ -61,8 +61,9 @@ class SelfAttention(nn.Module):
         width, heads, kv_heads, head = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
 
         def project(name: str, count: int, axis: str) -> Array:
-            out = Einsum("BTD,DNH->BTNH", (width, count, head), ("embed", axis, "head_dim"), dtype, name=name)(x_BTD)
-            return constrain(out, "batch", "length", axis, None)
+            axes = ("embed", axis, "head_dim")
+            y_BTNH = Einsum("BTD,DNH->BTNH", (width, count, head), axes, dtype, name=name)(x_BTD)
+            return constrain(y_BTNH, "batch", "length", axis, None)
 
         q_BTNH = rotate(project("query", heads, "heads"), angles)
         k_BSKH = rotate(project("key", kv_heads, "kv_heads"), angles)

@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--top_k", type=int, default=0, help="0 keeps all tokens (default: %(default)s)")
     arguments.add_argument("--top_p", type=float, default=1.0, help="(default: %(default)s)")
     arguments.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    arguments.add_argument("--stop", action="append", type=int, default=[], metavar="ID", help="more token ids to stop at")
+    arguments.add_argument(
+        "--stop", action="append", type=int, default=[], metavar="ID", help="more token ids to stop at"
+    )
     return arguments
 
 

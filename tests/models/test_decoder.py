@@ -5,7 +5,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_decoder
 import pytest
 
 from hcxjax.mesh import unbox
@@ -13,6 +12,7 @@ from hcxjax.models.attention import KVCache
 from hcxjax.models.config import DecoderConfig, RopeScaling
 from hcxjax.models.decoder import Decoder
 from hcxjax.objectives.language_model import LanguageModel
+from tests.models import numpy_decoder
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,0 +1,210 @@
+"""Speed and memory beside a peer, measured in the same run: ratios, because machines differ and are noisy.
+
+python -m tools.bench train                       our update against transformers' Llama in PyTorch, fp32
+python -m tools.bench train --size 8m --rounds 5 --json bench.json
+
+Needs the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each side runs in a process of its
+own, turn by turn, so that memory is its own and a noisy minute hits both; the median of the rounds counts.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SIZES = {
+    "quickstart": [],
+    "8m": [
+        "VOCAB_SIZE=8192",
+        "DecoderConfig.num_layers=6",
+        "DecoderConfig.embed_dim=256",
+        "DecoderConfig.mlp_dim=704",
+        "DecoderConfig.num_heads=4",
+        "DecoderConfig.num_kv_heads=2",
+        "BATCH=8",
+    ],
+}
+"""Overrides of gin/runs/quickstart.gin."""
+
+SIDES = ("hcxjax", "torch")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = arguments.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="one optimizer update on a full batch")
+    train.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES), help="(default: all)")
+    train.add_argument("--rounds", type=int, default=3, help="turns of each side (default: %(default)s)")
+    train.add_argument("--steps", type=int, default=8, help="timed updates a turn (default: %(default)s)")
+    train.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
+    train.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a table; with --side (its own child) one JSON object."""
+    options = parser().parse_args(argv)
+    if options.side:
+        measure = {"hcxjax": measure_ours, "torch": measure_torch}[options.side]
+        print(json.dumps(measure(options.size[0], options.steps)))
+        return 0
+    results = {size: compare(size, options.rounds, options.steps) for size in options.size}
+    print(
+        "| size | parameters | batch x length | hcxjax tok/s | PyTorch tok/s | ratio | hcxjax MB | PyTorch MB | ratio |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for size, sides in results.items():
+        ours, theirs = (median(sides[side]) for side in SIDES)
+        print(
+            f"| {size} | {ours['parameters']:,.0f} | {ours['batch']:.0f} x {ours['length']:.0f} "
+            f"| {ours['tokens_per_s']:,.0f} | {theirs['tokens_per_s']:,.0f} "
+            f"| **{ours['tokens_per_s'] / theirs['tokens_per_s']:.2f}** | {ours['peak_mb']:,.0f} | {theirs['peak_mb']:,.0f} "
+            f"| {ours['peak_mb'] / theirs['peak_mb']:.2f} |"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+    return 0
+
+
+def compare(size: str, rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
+    """Measurements of each side, turn by turn."""
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for number in range(rounds):
+        for side in SIDES:
+            command = [
+                sys.executable,
+                "-m",
+                "tools.bench",
+                "train",
+                "--size",
+                size,
+                "--steps",
+                str(steps),
+                "--side",
+                side,
+            ]
+            child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            results[side].append(json.loads(child.stdout.splitlines()[-1]))
+            speed = results[side][-1]["tokens_per_s"]
+            print(f"{size} round {number + 1}/{rounds} {side}: {speed:,.0f} tokens/s", file=sys.stderr)
+    return results
+
+
+def median(measurements: list[dict[str, float]]) -> dict[str, float]:
+    """Each number's median over the rounds."""
+    return {name: statistics.median(one[name] for one in measurements) for name in measurements[0]}
+
+
+def measure_ours(size: str, steps: int) -> dict[str, float]:
+    """The update that training runs, on rows of one document each."""
+    import jax
+    import numpy as np
+
+    from hcxjax.main import configure
+    from hcxjax.update import abstract_state, initial_state, update
+
+    experiment, _ = configure(["gin/runs/quickstart.gin"], SIZES[size])
+    model, (batch, length) = experiment.objective.model, (experiment.source.batch, experiment.source.length)
+    tokens_BS = random_tokens(model.vocab_size, batch, length + 1)
+    ones_BT = np.ones((batch, length), np.int32)
+    rows = {
+        "tokens_BT": tokens_BS[:, :-1],
+        "targets_BT": tokens_BS[:, 1:],
+        "weights_BT": ones_BT.astype(np.float32),
+        "segment_ids_BT": ones_BT,
+        "positions_BT": np.broadcast_to(np.arange(length, dtype=np.int32), (batch, length)),
+        "source_B": np.zeros(batch, np.int32),
+    }
+    layout, recipe = experiment.layout, experiment.recipe
+    with layout.active():
+        data = layout.shard_batch(lambda start, stop: {name: value[start:stop] for name, value in rows.items()}, batch)
+        state = initial_state(recipe, abstract_state(recipe, layout))
+        step = jax.jit(update, static_argnums=0, donate_argnums=1)
+
+        def run() -> None:
+            nonlocal state
+            state, metrics = step(recipe, state, data)
+            jax.block_until_ready((state, metrics))
+
+        return timed(run, steps, batch, length, model.parameters)
+
+
+def measure_torch(size: str, steps: int) -> dict[str, float]:
+    """transformers' Llama of the same shape: SDPA attention, fused AdamW, clipping; fp32, all cores."""
+    import torch
+    import transformers
+
+    from hcxjax.main import configure
+
+    experiment, _ = configure(["gin/runs/quickstart.gin"], SIZES[size])
+    model, (batch, length) = experiment.objective.model, (experiment.source.batch, experiment.source.length)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    llama = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=model.vocab_size,
+            hidden_size=model.embed_dim,
+            intermediate_size=model.mlp_dim,
+            num_hidden_layers=model.num_layers,
+            num_attention_heads=model.num_heads,
+            num_key_value_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            max_position_embeddings=model.max_length,
+            tie_word_embeddings=model.tie_embeddings,
+            use_cache=False,
+            attn_implementation="sdpa",
+        )
+    )
+    adamw = torch.optim.AdamW(llama.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    tokens_BS = torch.from_numpy(random_tokens(model.vocab_size, batch, length + 1)).long()
+
+    def run() -> None:
+        adamw.zero_grad(set_to_none=True)
+        logits_BTV = llama(input_ids=tokens_BS[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), tokens_BS[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(llama.parameters(), 1.0)
+        adamw.step()
+
+    return timed(run, steps, batch, length, sum(weight.numel() for weight in llama.parameters()))
+
+
+def random_tokens(vocab_size: int, rows: int, length: int):
+    """Ids drawn evenly; speed does not depend on what they say."""
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, vocab_size, (rows, length), dtype=np.int32)
+
+
+def timed(run: Callable[[], None], steps: int, batch: int, length: int, parameters: int) -> dict[str, float]:
+    """Median speed of `steps` calls after two that warm up (and compile)."""
+    began = time.perf_counter()
+    run()
+    first = time.perf_counter() - began
+    run()
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return {
+        "tokens_per_s": batch * length / statistics.median(seconds),
+        "step_s": statistics.median(seconds),
+        "first_call_s": first,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "parameters": parameters,
+        "batch": batch,
+        "length": length,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -162,6 +162,18 @@ def test_cached_decoding_equals_full_forward(tiny, random_params):
     assert worst <= 1e-5 * np.abs(whole_BTV).max()
 
 
+def test_cache_is_written_at_its_positions_and_never_beyond_its_capacity(tiny):
+    cache = KVCache.empty(tiny, 2, 4)
+    assert cache.capacity == 4
+    k_BTKH = jnp.arange(2 * 2 * 2 * 16, dtype=jnp.float32).reshape(2, 2, 2, 16) + 1
+    written = cache.write(jnp.int32(1), jnp.array([[0, 2], [3, 4]]), k_BTKH, -k_BTKH)
+    expected = np.zeros((2, 2, 4, 2, 16))
+    expected[1, 0, 0], expected[1, 0, 2], expected[1, 1, 3] = k_BTKH[0, 0], k_BTKH[0, 1], k_BTKH[1, 0]
+    np.testing.assert_array_equal(written.k_LBSKH, expected)
+    np.testing.assert_array_equal(written.v_LBSKH, -expected)
+    np.testing.assert_array_equal(written.layer(1)[0], expected[1])
+
+
 def summed_loss(config, params, batch):
     return LanguageModel(config).loss(params, batch, None)[0]
 

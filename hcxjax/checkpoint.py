@@ -141,6 +141,7 @@ class CheckpointFolder:
                 return step, self.restore(step, template)
             aside = self.directory / f"{step}.corrupt"
             if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(step)).rename(aside)
             self._manager.reload()
             _log.error("checkpoint %s is damaged (%s); set aside as %s", step, damage, aside.name)
@@ -226,12 +227,12 @@ class CheckpointFolder:
         return (damage or "found by process 0") if bool(bad) else None
 
 
-def read_params(directory: str | Path, template: PyTree, step: int | None = None) -> tuple[int, PyTree]:
-    """(step, params) of a run's checkpoint, without its optimizer, for writing and evaluation.
+def read(directory: str | Path, template: PyTree, step: int | None = None) -> tuple[int, PyTree]:
+    """(step, tree) of part of a run's checkpoint, such as its parameters without the optimizer.
 
     Args:
       directory: a run's `checkpoints` folder; it may be in use by the run.
-      template: abstract parameters with shardings.
+      template: the part that is wanted, as in `CheckpointFolder.restore`.
       step: None takes the newest.
     Raises:
       ValueError: no such checkpoint, or it does not fit `template`.
@@ -249,7 +250,7 @@ def read_params(directory: str | Path, template: PyTree, step: int | None = None
     damage = _damage(folder.directory / str(chosen))
     if damage:
         raise CheckpointError(f"checkpoint {chosen} in {directory} is damaged: {damage}; it has steps {steps}")
-    return chosen, folder.restore(chosen, {"state": {"params": template}}, partial=True)["state"]["params"]
+    return chosen, folder.restore(chosen, template, partial=True)
 
 
 def _leaves(tree: PyTree) -> dict[str, jax.ShapeDtypeStruct]:

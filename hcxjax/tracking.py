@@ -158,7 +158,7 @@ class Clock:
 
     def __init__(self, window: int = 20):
         self._begin = self._mark = time.monotonic()
-        self._updating = 0.0
+        self._updating, self._updates = 0.0, 0
         self._recent: collections.deque[tuple[float, float]] = collections.deque(maxlen=window)
 
     def rest(self) -> None:
@@ -168,8 +168,12 @@ class Clock:
     def update_done(self, tokens: float) -> None:
         """An update has ended that began at the end of the last one, or at `rest`."""
         now = time.monotonic()
+        self._updates += 1
+        if self._updates == 2:
+            self._recent.clear()  # the first update is mostly compilation: it is told once and counts no further
+        if self._updates > 1:
+            self._updating += now - self._mark
         self._recent.append((now - self._mark, tokens))
-        self._updating += now - self._mark
         self._mark = now
 
     def metrics(self, flops: float) -> dict[str, float]:

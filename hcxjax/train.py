@@ -138,16 +138,18 @@ def train(experiment: Experiment) -> bool:
     """
     with experiment.layout.active(), preemption() as preempted, contextlib.ExitStack() as open_parts:
         folder = CheckpointFolder(Path(experiment.run_dir) / "checkpoints", experiment.keep)
+        open_parts.callback(folder.close)
         open_parts.callback(experiment.source.close)
         state, progress, start = restore_or_init(experiment, folder)
         log = open_parts.enter_context(UpdateLog(experiment, start))
         for evaluator in experiment.evaluators:
             evaluator.start(experiment.layout, experiment.run_dir)
         if start == 0:
-            log.tell(0, evaluate(experiment, state.params, 0))
-        finished = _loop(experiment, folder, state, progress, start, log, preempted)
-        folder.close()
-        return finished
+            results = evaluate(experiment, state.params, 0)
+            if experiment.watch is not None:
+                experiment.watch.score(results)  # a metric that no evaluator gives is a mistake to find now
+            log.tell(0, results)
+        return _loop(experiment, folder, state, progress, start, log, preempted)
 
 
 def _loop(
@@ -160,7 +162,9 @@ def _loop(
     preempted: "Preempted",
 ) -> bool:
     compiled = jax.jit(update, static_argnums=0, donate_argnums=1)
-    saved = start
+    if progress.patience_over(experiment.watch):
+        return True
+    log.rest()
     for step in range(start + 1, experiment.steps + 1):
         _profile(experiment, step)
         batch = experiment.source.next(state.params, step - 1)
@@ -179,11 +183,10 @@ def _loop(
         if step % experiment.save_every == 0 or last or stopped or better:
             log.flush()
             folder.save(step, checkpoint_tree(experiment, state, progress), score)
-            saved = step
         if last or stopped:
             folder.wait()
             how = "complete" if step == experiment.steps else "stopped early" if last else "ended by SIGTERM"
-            _log.info("%s at step %d, saved step %d in %s", how, step, saved, folder.directory)
+            _log.info("%s at step %d, saved in %s", how, step, folder.directory)
             return last
         log.rest()
     return True

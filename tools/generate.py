@@ -8,11 +8,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from hcxjax.checkpoint import CheckpointError, read_params
+import numpy as np
+
+from hcxjax.checkpoint import CheckpointError, read
+from hcxjax.data.packed import PackedTokens
 from hcxjax.evaluation.samples import Prompt
 from hcxjax.inference.decode import Limits, decode
 from hcxjax.inference.sampling import Sampling
 from hcxjax.main import configure
+from hcxjax.mesh import Layout
+from hcxjax.models.config import DecoderConfig
+from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.protocols import Params
 from hcxjax.text.vocabulary import StreamDecoder, Vocabulary
 from hcxjax.tracking import quiet_libraries
@@ -40,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def open_run(run: Path, step: int | None) -> tuple[Experiment, Vocabulary, Params]:
-    """(experiment, vocabulary, params) of a run's checkpoint.
+def open_run(run: Path, step: int | None) -> tuple[DecoderConfig, Layout, Vocabulary, Params]:
+    """(model, layout, vocabulary, params) of a run's checkpoint.
 
     Raises:
       ValueError: no run there, or its parts do not fit each other.
@@ -50,11 +56,14 @@ def open_run(run: Path, step: int | None) -> tuple[Experiment, Vocabulary, Param
     if not config.is_file():
         raise ValueError(f"{run} has no config.gin: name the RUN_DIR of a training run")
     experiment, _ = configure([str(config)], [f"RUN_DIR={run}"])
-    if not isinstance(experiment, Experiment):
-        raise ValueError(f"{config} describes no training run")
+    if not isinstance(experiment, Experiment) or not isinstance(experiment.objective, LanguageModel):
+        raise ValueError(f"{config} does not train a language model")
+    assert isinstance(experiment.source, PackedTokens)
     abstract = abstract_state(experiment.recipe, experiment.layout)
-    _, params = read_params(run / "checkpoints", abstract.params, step)
-    return experiment, experiment.source.corpus.vocabulary(), params
+    wanted = {"state": {"params": abstract.params}, "source": {"tokenizer": np.asarray(0)}}
+    _, tree = read(run / "checkpoints", wanted, step)
+    vocabulary = experiment.source.vocabulary(int(tree["source"]["tokenizer"]))
+    return experiment.objective.model, experiment.layout, vocabulary, tree["state"]["params"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,14 +72,14 @@ def main(argv: list[str] | None = None) -> int:
     quiet_libraries()
     try:
         sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
-        experiment, vocabulary, params = open_run(Path(options.run), options.step)
+        model, layout, vocabulary, params = open_run(Path(options.run), options.step)
         limits = Limits(options.new_tokens, (vocabulary.end_of_text, *options.stop))
         prompt = Prompt(options.prompt, options.suffix)
-        with experiment.layout.active():
+        with layout.active():
             print(options.prompt, end="", flush=True)
             text = StreamDecoder(vocabulary)
-            for (token,) in decode(experiment.objective.model, params, [prompt.tokens(vocabulary)], limits, sampling):
-                if token not in limits.stop_ids:
+            for (token,) in decode(model, params, [prompt.tokens(vocabulary)], limits, sampling):
+                if token is not None and token not in limits.stop_ids:
                     print(text.push(token), end="", flush=True)
             print(text.finish() + (options.suffix or ""))
     except (ValueError, CheckpointError) as error:

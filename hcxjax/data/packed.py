@@ -13,6 +13,7 @@ from hcxjax.data.mixing import deal, shares
 from hcxjax.data.packing import Epochs, Infilling, RowBuilder
 from hcxjax.mesh import Layout
 from hcxjax.protocols import Batch, Params, PyTree
+from hcxjax.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass
@@ -118,6 +119,22 @@ class PackedTokens:
         if changed:
             raise ValueError(f"the checkpoint's data is not this run's: what differs is {'; '.join(changed)}")
         self._step = int(state["position"])
+
+    def vocabulary(self, known: int) -> Vocabulary:
+        """The vocabulary that a checkpoint was trained with, for those who read it.
+
+        Args:
+          known: `tokenizer` in the source's state.
+        Raises:
+          ValueError: the tokenizer that is there now is another one.
+        """
+        vocabulary = self.corpus.vocabulary()
+        if fingerprint(vocabulary.fingerprint) != known:
+            raise ValueError(
+                f"the checkpoint was trained with another tokenizer than {vocabulary.path}; "
+                "put the run's own back, or set Tokenizer.path to it"
+            )
+        return vocabulary
 
     def close(self) -> None:
         """Ends the thread that builds ahead."""

@@ -1,0 +1,132 @@
+"""Checkpoints come back as they were saved, or say why not."""
+
+import collections
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hcxjax.checkpoint import CheckpointError, CheckpointFolder, KeepPolicy, read
+
+SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def tree(value: float = 0.0) -> dict:
+    ramp = jax.device_put(jnp.arange(40_000, dtype=jnp.float32).reshape(200, 200) + value, SHARDING)
+    return {"state": {"params": {"wide": ramp, "half": ramp[:4].astype(jnp.bfloat16)}}, "host": {"at": np.asarray(7)}}
+
+
+def template(saved: dict) -> dict:
+    def abstract(leaf):
+        return leaf if isinstance(leaf, np.ndarray) else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=SHARDING)
+
+    return jax.tree.map(abstract, saved)
+
+
+def folder_with(directory: Path, *steps: int, **policy) -> CheckpointFolder:
+    folder = CheckpointFolder(directory, KeepPolicy(**policy))
+    for step in steps:
+        folder.save(step, tree(step))
+    folder.wait()
+    return folder
+
+
+def largest_file(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_what_comes_back_is_what_was_saved(tmp_path):
+    folder = folder_with(tmp_path, 3)
+    step, restored = folder.restore_latest(template(tree()))
+    assert step == 3
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(3))
+    assert restored["state"]["params"]["half"].dtype == jnp.bfloat16
+    assert int(restored["host"]["at"]) == 7
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+    assert folder_with(tmp_path).restore_latest(template(tree())) is None
+
+
+def test_latest_best_and_period_stay(tmp_path):
+    folder = CheckpointFolder(tmp_path, KeepPolicy(latest=2, best=1, period=6))
+    for step in range(1, 10):
+        folder.save(step, tree(step), score=-abs(step - 3))
+    folder.wait()
+    assert folder.steps() == [3, 6, 8, 9]
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, harm, caplog):
+    folder = folder_with(tmp_path, 1, 2)
+    victim = largest_file(tmp_path / "2")
+    content = bytearray(victim.read_bytes())
+    if harm == "remove":
+        victim.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content if harm == "flip" else content[: len(content) // 2])
+    step, restored = folder.restore_latest(template(tree()))
+    assert step == 1
+    np.testing.assert_array_equal(restored["state"]["params"]["wide"], tree(1)["state"]["params"]["wide"])
+    assert "checkpoint 2 is damaged" in caplog.text
+    assert victim.name in caplog.text
+    folder.save(2, tree(2))
+    folder.wait()
+    assert folder.steps() == [1, 2]
+
+
+def test_when_all_are_damaged_it_says_so(tmp_path):
+    folder = folder_with(tmp_path, 1, 2)
+    for step in (1, 2):
+        largest_file(tmp_path / str(step)).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"every checkpoint .* is damaged \(steps \[1, 2\]\)"):
+        folder.restore_latest(template(tree()))
+
+
+def test_another_shape_dtype_or_tree_is_refused_by_name(tmp_path):
+    folder = folder_with(tmp_path, 1)
+    wanted = template(tree())
+    params = wanted["state"]["params"]
+    params["wide"] = jax.ShapeDtypeStruct((200, 100), jnp.float32, sharding=SHARDING)
+    params["half"] = jax.ShapeDtypeStruct((4, 200), jnp.float32, sharding=SHARDING)
+    params["more"] = params["half"]
+    del wanted["host"]
+    with pytest.raises(ValueError) as refused:
+        folder.restore(1, wanted)
+    message = str(refused.value)
+    assert "state/params/wide has shape (200, 200), the run's has (200, 100)" in message
+    assert "state/params/half is bfloat16, the run's is float32" in message
+    assert "state/params/more is missing" in message
+    assert "host/at is not in the run's state" in message
+
+
+def test_part_of_a_checkpoint_is_read_while_it_is_in_use(tmp_path):
+    folder = folder_with(tmp_path, 1, 2)
+    wanted = {"state": {"params": template(tree())["state"]["params"]}}
+    step, part = read(tmp_path, wanted)
+    assert step == 2
+    assert set(part) == {"state"}
+    assert float(read(tmp_path, wanted, 1)[1]["state"]["params"]["wide"][0, 0]) == 1.0
+    with pytest.raises(ValueError, match=r"no checkpoint of step 5; it has steps \[1, 2\]"):
+        read(tmp_path, wanted, 5)
+    with pytest.raises(ValueError, match="there is no folder"):
+        read(tmp_path / "elsewhere", wanted)
+    assert folder.steps() == [1, 2]
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    folder = folder_with(tmp_path, 1)
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 .*1,000 are free; the checkpoints of steps \[1\] are untouched"):
+        folder.save(2, tree())
+    assert folder.steps() == [1]
+
+
+def test_a_policy_that_keeps_nothing_is_refused():
+    with pytest.raises(ValueError, match="KeepPolicy.latest is 0"):
+        KeepPolicy(latest=0)

@@ -287,6 +287,16 @@ def test_activations_are_pinned_to_the_mesh(on_the_cube):
     assert {what: pair for what, pair in PINNED.items() if pair not in found} == {}
 
 
+def test_the_table_is_pinned_just_before_each_use(on_the_cube):
+    """Read by gather, a table that is split over its width too would be replicated whole."""
+    text = on_the_cube.as_text()
+    table = r'(%\d+) = sdy\.sharding_constraint %\S+ <@\w+, \[\{"tensor"\}, \{\}\]> : tensor<62x32xf32>'
+    pinned = set(re.findall(table, text))
+    (read,) = re.findall(r"\"stablehlo\.gather\"\((%\w+), .*\(tensor<62x32xf32>,", text)
+    (scored,) = re.findall(r"dot_general %\w+, (%\w+),.*tensor<62x32xf32>\) -> tensor<4x12x62xf32>", text)
+    assert {read, scored} <= pinned
+
+
 def test_each_device_holds_only_its_part_of_the_logits(on_the_cube):
     compiled = on_the_cube.compile().as_text()
     shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", compiled)}

@@ -168,6 +168,7 @@ def _loop(
     for step in range(start + 1, experiment.steps + 1):
         _profile(experiment, step)
         batch = experiment.source.next(state.params, step - 1)
+        experiment.layout.check_batch(len(next(iter(batch.values()))), experiment.accumulate)
         state, metrics = compiled(experiment.recipe, state, batch)
         log.push(step, metrics, experiment.objective.flops(batch))
         folder.check()
@@ -216,7 +217,7 @@ def _host_arrays(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
 
 
-def _host_value(leaf: Array | np.ndarray) -> Array | int:
+def _host_value(leaf: Array | np.ndarray) -> Array | np.ndarray | int:
     return leaf.item() if isinstance(leaf, np.ndarray) and leaf.ndim == 0 else leaf
 
 

@@ -89,3 +89,26 @@ def packed() -> Callable:
         }
 
     return build
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> dict[str, str]:
+    """Environment of a child with one device and a compilation cache that all children share."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    return environment | {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }
+
+
+@pytest.fixture(scope="session")
+def whole(compiled, tmp_path_factory) -> Path:
+    """The run that every other is compared with: 12 steps without interruption. It also writes the data."""
+    from tests.runs import finish, start
+
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(folder, folder, compiled))
+    return folder

@@ -122,7 +122,9 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatc
     folder = folder_with(tmp_path, 1)
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
-    with pytest.raises(CheckpointError, match=r"checkpoint 2 .*1,000 are free; the checkpoints of steps \[1\] are untouched"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 2 .*1,000 are free; the checkpoints of steps \[1\] are untouched"
+    ):
         folder.save(2, tree())
     assert folder.steps() == [1]
 

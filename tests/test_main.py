@@ -74,7 +74,7 @@ def test_a_missing_required_field_is_named(tmp_path):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(ValueError, match="no_such.gin"):
+    with pytest.raises(ValueError, match=r"no_such\.gin"):
         configure(["gin/runs/no_such.gin"])
 
 

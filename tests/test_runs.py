@@ -1,79 +1,17 @@
 """Whole runs as a user starts them: killed, resumed, on other meshes, in several processes, on broken disks."""
 
 import json
-import os
 import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-TINY = ROOT / "tests" / "tiny.gin"
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> dict[str, str]:
-    """Environment of a child with one device and a compilation cache that all children share."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-    return environment | {
-        "JAX_COMPILATION_CACHE_DIR": cache,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-
-
-@pytest.fixture(scope="module")
-def whole(compiled, tmp_path_factory) -> Path:
-    """The run that every other is compared with: 12 steps without interruption. It also writes the data."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(folder, folder, compiled))
-    return folder
-
-
-def start(run: Path, data: Path, environment: dict[str, str], *bindings: str, **popen) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hcxjax.main", f"--gin_file={TINY}", f"--gin.RUN_DIR={run}"]
-    command += [f"--gin.DATA_DIR={data}", *[f"--gin.{binding}" for binding in bindings]]
-    arguments = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "cwd": ROOT} | popen
-    return subprocess.Popen(command, env=environment, **arguments)
-
-
-def finish(process: subprocess.Popen, expected: int = 0) -> str:
-    _, messages = process.communicate(timeout=240)
-    assert process.returncode == expected, messages
-    return messages
-
-
-def losses(run: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["step"] for line in lines if "train/loss" in line]
-    assert len(steps) == len(set(steps)), "a step was told twice"
-    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
-
-
-def checkpoints(run: Path) -> list[int]:
-    return sorted(int(folder.name) for folder in (run / "checkpoints").iterdir() if folder.name.isdigit())
-
-
-def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert process.poll() is None, f"ended before it was stopped: {process.communicate()[1]}"
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.005)
-
-
-def reached(run: Path, step: int):
-    path = run / "metrics.jsonl"
-    return lambda: path.exists() and path.read_bytes().count(b'"train/loss":') >= step
+from tests.runs import ROOT, TINY, checkpoints, finish, losses, reached, start, wait_for
 
 
 def test_a_run_leaves_what_a_user_expects(whole):
@@ -241,3 +179,21 @@ def test_two_processes_train_save_and_resume(whole, compiled, tmp_path):
     ours, theirs = losses(run), losses(whole)
     assert ours == first
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (("BATCH=6", "ACCUMULATE=4"), "BATCH is 6; it must be a positive multiple of 4 (microbatches 4"),
+        (("LENGTH=256",), "row of 256 tokens is longer than the model's context: DecoderConfig.max_length is 128"),
+        (("VOCAB_SIZE=300",), "300"),
+        (("RATES={'ko': 1, 'en': -1, 'code': 1}",), "'en' is -1"),
+        (("RATES={'ko': 1, 'en': 0, 'code': 1}",), "'en' is 0"),
+        (("SOURCES={}",), "Corpus.sources is empty"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_field_to_change(whole, compiled, tmp_path, bindings, message):
+    messages = finish(start(tmp_path / "run", whole, compiled, *bindings), expected=1)
+    assert "error: " in messages
+    assert message in messages
+    assert "Traceback" not in messages

@@ -1,0 +1,84 @@
+"""The tool that lets a run write, on the run of the whole-run tests."""
+
+import shutil
+
+import pytest
+
+from hcxjax.data.corpus import Corpus
+from tools import generate
+
+
+def written(capsys, run, *arguments: str) -> str:
+    assert generate.main(["--run", str(run), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def run(whole):
+    return whole
+
+
+def test_it_goes_on_from_a_prompt(run, capsys):
+    text = written(capsys, run, "--prompt", "토요일에 ", "--new_tokens", "8", "--temperature", "0")
+    assert text.startswith("토요일에 ")
+    assert len(text) > len("토요일에 \n")
+    assert text == written(capsys, run, "--prompt", "토요일에 ", "--new_tokens", "8", "--temperature", "0")
+
+
+def test_it_fills_a_gap(run, capsys):
+    text = written(capsys, run, "--prompt", "assert ", "--suffix", " == 3", "--new_tokens", "4")
+    assert text.startswith("assert ")
+    assert text.endswith(" == 3\n")
+
+
+def test_an_older_checkpoint_and_a_seed(run, capsys):
+    arguments = ("--prompt", "a", "--new_tokens", "12", "--step", "8")
+    one = written(capsys, run, *arguments, "--seed", "1")
+    assert one == written(capsys, run, *arguments, "--seed", "1")
+    assert one != written(capsys, run, *arguments, "--seed", "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--step", "3"), "no checkpoint of step 3; it has steps [8, 12]"),
+        (("--temperature", "-1"), "temperature is -1.0"),
+        (("--top_p", "0"), "top_p is 0.0"),
+        (("--new_tokens", "0"), "new_tokens is 0"),
+    ],
+)
+def test_mistakes_are_one_line(run, capsys, arguments, message):
+    assert generate.main(["--run", str(run), "--prompt", "a", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_prompt_longer_than_the_context_is_named(run, capsys):
+    assert generate.main(["--run", str(run), "--prompt", "가나다 " * 200]) == 1
+    assert "the model's context is 128" in capsys.readouterr().err
+
+
+def test_no_run_is_named(tmp_path, capsys):
+    assert generate.main(["--run", str(tmp_path), "--prompt", "a"]) == 1
+    assert "has no config.gin" in capsys.readouterr().err
+
+
+def test_another_tokenizer_than_the_checkpoint_s_is_refused(run, tmp_path, capsys, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    vocabulary = Corpus.vocabulary
+
+    def other(corpus):
+        found = vocabulary(corpus)
+        found.fingerprint = "0" * 64
+        return found
+
+    monkeypatch.setattr(Corpus, "vocabulary", other)
+    assert generate.main(["--run", str(copy), "--prompt", "a"]) == 1
+    assert "trained with another tokenizer" in capsys.readouterr().err
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        generate.main(["--help"])
+    assert stopped.value.code == 0
+    assert "--suffix" in capsys.readouterr().out

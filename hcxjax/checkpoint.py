@@ -196,7 +196,7 @@ class CheckpointFolder:
     def _stored(self, step: int) -> PyTree:
         """Shapes and dtypes of a checkpoint's leaves."""
         handler = ocp.PyTreeCheckpointHandler()
-        return handler.metadata(self.directory / str(step) / _ITEM).tree
+        return handler.metadata(self.directory / str(step) / _ITEM).tree  # pyright: ignore[reportArgumentType]
 
     def _check_space(self, step: int, tree: PyTree) -> None:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

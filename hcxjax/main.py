@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import jax
 
@@ -108,7 +108,7 @@ def configure(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Job, 
     configured = gin.external_configurable(main_job, "main", module="hcxjax")
     try:
         gin.parse_config_files_and_bindings(list(files), [_binding(text) for text in bindings])
-        job = configured()
+        job = cast(Job, configured())
     except (ValueError, TypeError, RuntimeError, AttributeError, OSError, SyntaxError) as error:
         raise ValueError(_explained(error)) from error
     operative = gin.operative_config_str(max_line_length=118)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.linen import spmd
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hcxjax.protocols import Batch, PyTree
@@ -76,13 +77,13 @@ class Layout:
 
     def sharding(self, *logical: str | None) -> NamedSharding:
         """The sharding of an array with these logical axes."""
-        return NamedSharding(self.mesh, nn.logical_to_mesh_axes(logical, self.rules + RULES))
+        return NamedSharding(self.mesh, spmd.logical_to_mesh_axes(logical, self.rules + RULES) or PartitionSpec())
 
     @property
     def batch_shards(self) -> int:
         """Number of parts that the rows of a batch are divided into."""
         axes = self.sharding("batch").spec[0] or ()
-        sizes = dict(zip(AXES, self.shape, strict=True))
+        sizes: dict[str, int] = dict(zip(AXES, self.shape, strict=True))
         return math.prod(sizes[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
     def check_batch(self, batch: int, accumulate: int = 1) -> None:
@@ -97,7 +98,7 @@ class Layout:
     def param_shardings(self, boxed: PyTree) -> PyTree:
         """Shardings of a tree of boxed (abstract) parameters; unboxed leaves are replicated."""
         mesh, specs = self.mesh, nn.get_partition_spec(boxed)
-        shardings = nn.logical_to_mesh_sharding(specs, mesh, self.rules + RULES)
+        shardings = spmd.logical_to_mesh_sharding(specs, mesh, self.rules + RULES)
         return jax.tree.map(
             lambda leaf, sharding: NamedSharding(mesh, _dividing(sharding.spec, leaf.shape, mesh.shape)),
             unbox(boxed),
@@ -113,14 +114,19 @@ class Layout:
         """
         sharding = self.sharding("batch")
         built: dict[tuple[int, int], Mapping[str, np.ndarray]] = {}
-        for (part,) in sharding.addressable_devices_indices_map((batch,)).values():
-            span = part.indices(batch)[:2]
-            if span not in built:
-                built[span] = rows(*span)
+
+        def span(index: tuple[slice, ...] | None) -> tuple[int, int]:
+            assert index is not None
+            start, stop, _ = index[0].indices(batch)
+            return start, stop
+
+        for part in map(span, sharding.addressable_devices_indices_map((batch,)).values()):
+            if part not in built:
+                built[part] = rows(*part)
         sample = next(iter(built.values()))
         return {
             name: jax.make_array_from_callback(
-                (batch, *value.shape[1:]), sharding, lambda index, name=name: built[index[0].indices(batch)[:2]][name]
+                (batch, *value.shape[1:]), sharding, lambda index, name=name: built[span(index)][name]
             )
             for name, value in sample.items()
         }
@@ -131,7 +137,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    spec = nn.logical_to_mesh_axes(logical, nn.get_logical_axis_rules())
+    spec = spmd.logical_to_mesh_axes(logical, nn.get_logical_axis_rules())
     return jax.lax.with_sharding_constraint(x, _dividing(spec or PartitionSpec(), x.shape, mesh.shape))
 
 

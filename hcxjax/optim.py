@@ -7,10 +7,11 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from hcxjax.protocols import Array, PyTree
 
-Schedule = Callable[[Array], Array]
+Schedule = Callable[[ArrayLike], ArrayLike]
 
 
 class Optimizer(Protocol):
@@ -45,7 +46,7 @@ class Cosine:
     def __post_init__(self):
         _check_schedule("Cosine", self.peak, self.warmup, self.steps)
 
-    def __call__(self, step: Array) -> Array:
+    def __call__(self, step: ArrayLike) -> ArrayLike:
         """Learning rate of update `step`, from 0."""
         down = optax.cosine_decay_schedule(self.peak, max(1, self.steps - self.warmup), self.final_share)
         return _warmed(self.peak, self.warmup, down)(step)
@@ -70,7 +71,7 @@ class WarmupStableDecay:
         if not 0 <= self.decay_share <= 1:
             raise ValueError(f"WarmupStableDecay.decay_share is {self.decay_share}; it must lie between 0 and 1")
 
-    def __call__(self, step: Array) -> Array:
+    def __call__(self, step: ArrayLike) -> ArrayLike:
         """Learning rate of update `step`, from 0."""
         decay = max(1, round(self.steps * self.decay_share))
         after = max(0, self.steps - decay - self.warmup)
@@ -113,7 +114,7 @@ class AdamW:
 
     def learning_rate(self, step: Array) -> Array:
         """Of update `step`, from 0."""
-        return self.schedule(step)
+        return jnp.asarray(self.schedule(step))
 
 
 def _matrices(params: PyTree) -> PyTree:

@@ -48,7 +48,9 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
     loss, norm = loss_sum / weight, optax.global_norm(gradient)
     skip, spikes = recipe.spikes.judge(state.spikes, loss, norm)
     if "skip" in metrics:
-        skip |= metrics["skip"].value > 0
+        asked = metrics["skip"]
+        assert isinstance(asked, Maximum)
+        skip |= asked.value > 0
     changes, optimizer = recipe.optimizer.transformation().update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, changes)
 
@@ -116,7 +118,9 @@ def _nothing(metric: Mean | Maximum) -> Mean | Maximum:
 
 def _merge(one: Mean | Maximum, other: Mean | Maximum) -> Mean | Maximum:
     if isinstance(one, Mean):
+        assert isinstance(other, Mean)
         return Mean(one.sum + other.sum, one.weight + other.weight)
+    assert isinstance(other, Maximum)
     return Maximum(jnp.maximum(one.value, other.value))
 
 

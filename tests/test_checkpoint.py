@@ -130,5 +130,5 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatc
 
 
 def test_a_policy_that_keeps_nothing_is_refused():
-    with pytest.raises(ValueError, match="KeepPolicy.latest is 0"):
+    with pytest.raises(ValueError, match=r"KeepPolicy\.latest is 0"):
         KeepPolicy(latest=0)

@@ -93,7 +93,7 @@ class Corpus:
         publish(folder, write)
         return TokenStore.open(folder)
 
-    def _limits(self, split: str) -> tuple[int | float | None, ...]:
+    def _limits(self, split: str) -> tuple[int | None, int, float]:
         documents_kept = self.max_documents if split == "train" else self.max_validation_documents
         return documents_kept, self.max_document_bytes, self.validation_share
 

@@ -90,8 +90,7 @@ class PackedTokens:
 
     def next(self, params: Params, step: int) -> Batch:
         """The batch of `step`; the one after it is built meanwhile."""
-        ready = self._ahead is not None and self._ahead[0] == step
-        batch = self._ahead[1].result() if ready else self._build(step)
+        batch = self._ahead[1].result() if self._ahead and self._ahead[0] == step else self._build(step)
         self._ahead = (step + 1, self._thread.submit(self._build, step + 1))
         self._step = step + 1
         return batch

@@ -63,8 +63,6 @@ class Infilling:
 class Documents(Protocol):
     """What a row is read from; a `TokenStore` is one."""
 
-    lengths: np.ndarray
-
     def tokens(self, document: int) -> np.ndarray: ...
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 MAX_DOCUMENT_BYTES = 8_000_000
 CODE_EXTENSIONS = ("py", "js", "ts", "java", "kt", "go", "rs", "c", "h", "cc", "cpp", "hpp", "cs", "rb", "php", "swift")
@@ -68,7 +68,7 @@ def read_jsonl(paths: list[str], field: str, max_document_bytes: int, skips: Ski
                 yield text
 
 
-def _parse(line: bytes, field: str, skips: Skips, place: str) -> object | None:
+def _parse(line: bytes, field: str, skips: Skips, place: str) -> Any:
     """What stands under `field`, or None, counted."""
     try:
         record = json.loads(line.decode("utf-8-sig"))

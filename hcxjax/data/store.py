@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -33,7 +34,7 @@ class TokenStore:
     manifest: dict
     lengths: np.ndarray
     byte_lengths: np.ndarray
-    _reader: object
+    _reader: Any
     _dtype: np.dtype
 
     @classmethod
@@ -43,7 +44,7 @@ class TokenStore:
         Raises:
           ValueError: a file is missing, truncated or altered; names it, and the folder to delete.
         """
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
         manifest = _verified_manifest(folder)
         with np.load(os.path.join(folder, _INDEX)) as index:
@@ -57,7 +58,7 @@ class TokenStore:
 
     def tokens(self, document: int) -> np.ndarray:
         """Ids of one document, int32."""
-        (record,) = self._reader.read([int(document)])  # type: ignore[attr-defined]
+        (record,) = self._reader.read([int(document)])
         return np.frombuffer(record, self._dtype).astype(np.int32)
 
     @property
@@ -77,7 +78,7 @@ def write_store(
     Raises:
       ValueError: there was no document.
     """
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
     dtype = np.dtype("<u2" if vocabulary.size <= 1 << 16 else "<u4")
     writer = array_record_module.ArrayRecordWriter(os.path.join(folder, _TOKENS), "group_size:1")

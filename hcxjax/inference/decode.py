@@ -11,7 +11,7 @@ import numpy as np
 from hcxjax.inference.sampling import Sampling, sample
 from hcxjax.models.attention import KVCache
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.decoder import Decoder
+from hcxjax.models.decoder import Decoder, apply
 from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
 
@@ -95,13 +95,13 @@ def _check(model: DecoderConfig, prompts: Sequence[Collection[int]], limits: Lim
 def _prefill(
     model: DecoderConfig, params: Params, tokens_BT: Array, lengths_B: Array, capacity: int, sampling: Sampling
 ) -> tuple[Array, KVCache]:
-    decoder, (batch, length) = Decoder(model), tokens_BT.shape
+    batch, length = tokens_BT.shape
     positions_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
     cache = KVCache.empty(model, batch, capacity)
     # What the padding writes lies behind the prompt, where no query looks before a real token overwrites it.
-    x_BTD, cache = decoder.apply({"params": params}, tokens_BT, positions_BT, cache, method=Decoder.extend)
+    x_BTD, cache = apply(model, params, Decoder.extend, tokens_BT, positions_BT, cache)
     last_B1D = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)
-    logits_BV = decoder.apply({"params": params}, last_B1D, method=Decoder.logits)[:, 0]
+    logits_BV = apply(model, params, Decoder.logits, last_B1D)[:, 0]
     return sample(logits_BV, lengths_B, sampling), cache
 
 
@@ -110,9 +110,6 @@ def _prefill(
 def _step(
     model: DecoderConfig, params: Params, token_B: Array, position_B: Array, cache: KVCache, sampling: Sampling
 ) -> tuple[Array, KVCache]:
-    decoder = Decoder(model)
-    x_B1D, cache = decoder.apply(
-        {"params": params}, token_B[:, None], position_B[:, None], cache, method=Decoder.extend
-    )
-    logits_BV = decoder.apply({"params": params}, x_B1D, method=Decoder.logits)[:, 0]
+    x_B1D, cache = apply(model, params, Decoder.extend, token_B[:, None], position_B[:, None], cache)
+    logits_BV = apply(model, params, Decoder.logits, x_B1D)[:, 0]
     return sample(logits_BV, position_B + 1, sampling), cache

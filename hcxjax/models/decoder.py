@@ -1,5 +1,8 @@
 """The decoder: tokens to hidden states to logits, layers scanned."""
 
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,8 +12,11 @@ from hcxjax.mesh import constrain
 from hcxjax.models.attention import KVCache, SelfAttention
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
-from hcxjax.protocols import Array
+from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -61,9 +67,9 @@ class Decoder(nn.Module):
     def setup(self):
         config = self.config
         table = nn.with_logical_partitioning(nn.initializers.normal(config.init_std), ("vocab", "embed"))
-        self.embed = self.param("embed", table, (config.vocab_size, config.embed_dim), jnp.float32)
+        self.embed = self.param("embed", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
         if not config.tie_embeddings:
-            self.head = self.param("head", table, (config.vocab_size, config.embed_dim), jnp.float32)
+            self.head = self.param("head", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
         block = Block
         if config.remat != "none":
             block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
@@ -71,7 +77,7 @@ class Decoder(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=config.num_layers,
             unroll=config.scan_unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -99,7 +105,9 @@ class Decoder(nn.Module):
         Each row is one document; slots at later positions than a query's are not seen, whatever they hold.
         """
         self._check_length(cache.capacity, "a cache")
-        return self._run(tokens_BT, positions_BT, cache_plan(positions_BT, cache.capacity), cache)
+        x_BTD, filled = self._run(tokens_BT, positions_BT, cache_plan(positions_BT, cache.capacity), cache)
+        assert filled is not None
+        return x_BTD, filled
 
     def logits(self, x_BTD: Array) -> Array:
         """Scores over the vocabulary in float32."""
@@ -126,3 +134,14 @@ class Decoder(nn.Module):
                 f"{what} of {length} tokens is longer than the model's context: DecoderConfig.max_length is "
                 f"{self.config.max_length}; shorten LENGTH or raise it (and set rope_scaling)"
             )
+
+
+def apply(
+    config: DecoderConfig,
+    params: Params,
+    method: Callable[Concatenate[Decoder, P], R],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """What `method` of a decoder with these parameters returns; flax's own `apply` does not say of what type."""
+    return nn.apply(method, Decoder(config))({"params": params}, *args, **kwargs)

@@ -34,7 +34,7 @@ class Einsum(nn.Module):
         """The equation on `x` in the compute dtype."""
         std = math.prod(self.shape[: self.inputs]) ** -0.5
         initialise = nn.with_logical_partitioning(nn.initializers.truncated_normal(std), tuple(self.axes))
-        weight = self.param("weight", initialise, tuple(self.shape), jnp.float32)
+        weight = self.param("weight", initialise, tuple(self.shape), jnp.float32, unbox=True)
         return jnp.einsum(self.equation, x.astype(self.dtype), weight.astype(self.dtype))
 
 
@@ -47,7 +47,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x_BTD: Array) -> Array:
         """Same shape and dtype as `x_BTD`."""
         initialise = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
-        weight_D = self.param("weight", initialise, (x_BTD.shape[-1],), jnp.float32)
+        weight_D = self.param("weight", initialise, (x_BTD.shape[-1],), jnp.float32, unbox=True)
         x32_BTD = x_BTD.astype(jnp.float32)
         square_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
         return (x32_BTD * jax.lax.rsqrt(square_BT1 + self.epsilon) * weight_D).astype(x_BTD.dtype)

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.decoder import Decoder
+from hcxjax.models.decoder import Decoder, apply
 from hcxjax.models.likelihood import TokenScores, token_logprobs
 from hcxjax.protocols import Array, Batch, Mean, Metrics, Params
 
@@ -41,7 +41,7 @@ class LanguageModel:
 
     def scores(self, params: Params, batch: Batch) -> TokenScores:
         """What the model says of every target of `batch`."""
-        return self.decoder.apply({"params": params}, batch, self.loss_chunk, method=_scores)
+        return apply(self.model, params, _scores, batch, self.loss_chunk)
 
     def loss(self, params: Params, batch: Batch, rng: Array) -> tuple[Array, Array, Metrics]:
         """(sum, weight, metrics) over the weighted targets. The rng is not used: there is no dropout."""

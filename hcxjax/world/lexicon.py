@@ -4,12 +4,12 @@ from hcxjax.world.names import Noun
 
 
 def _nouns(table: str) -> tuple[Noun, ...]:
-    return tuple(Noun(*entry.split(maxsplit=1)) for entry in table.split(", "))
+    return tuple(Noun(korean, english) for korean, english in (entry.split(maxsplit=1) for entry in table.split(", ")))
 
 
 def _counted(table: str) -> tuple[Noun, ...]:
     """`"사과 apple/apples"`."""
-    return tuple(Noun(noun.korean, *noun.english.split("/")) for noun in _nouns(table))
+    return tuple(Noun(noun.korean, one, many) for noun in _nouns(table) for one, many in [noun.english.split("/")])
 
 
 def number(value: int) -> Noun:

@@ -67,7 +67,9 @@ def _probe_particle(seed: int, split: str, number: int, trial: int) -> Probe | N
 
 def _first_mention(text: str, word: str) -> int:
     """Where `word` first stands in a text, not as a part of another."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?![a-z0-9])", text).start()
+    match = re.search(rf"(?<!\w){re.escape(word)}(?![a-z0-9])", text)
+    assert match
+    return match.start()
 
 
 _FORMS_OF_THREE = ("roster", "festival", "list")

@@ -17,7 +17,7 @@ setup(
     packages=find_packages(include=["hcxjax", "hcxjax.*", "tasks", "tools"]),
     install_requires=REQUIREMENTS,
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9", "pyright>=1.1.390"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9", "pyright[nodejs]>=1.1.390"],
         "plots": ["matplotlib>=3.8"],
         "mlflow": ["mlflow>=3.0"],
         # Peers that tools/bench.py times beside our own; CPU builds of torch are enough.

@@ -70,12 +70,20 @@ class WarmupStableDecay:
         _check_schedule("WarmupStableDecay", self.peak, self.warmup, self.steps)
         if not 0 <= self.decay_share <= 1:
             raise ValueError(f"WarmupStableDecay.decay_share is {self.decay_share}; it must lie between 0 and 1")
+        if self.warmup + self._decay > self.steps:
+            raise ValueError(
+                f"WarmupStableDecay: warmup {self.warmup} and decay {self._decay} (decay_share of steps) are more than "
+                f"steps, {self.steps}"
+            )
+
+    @property
+    def _decay(self) -> int:
+        return max(1, round(self.steps * self.decay_share))
 
     def __call__(self, step: ArrayLike) -> ArrayLike:
         """Learning rate of update `step`, from 0."""
-        decay = max(1, round(self.steps * self.decay_share))
-        after = max(0, self.steps - decay - self.warmup)
-        down = optax.linear_schedule(self.peak, self.final_share * self.peak, decay, transition_begin=after)
+        after = self.steps - self._decay - self.warmup
+        down = optax.linear_schedule(self.peak, self.final_share * self.peak, self._decay, transition_begin=after)
         return _warmed(self.peak, self.warmup, down)(step)
 
 
@@ -155,8 +163,10 @@ class SpikeGuard:
     warmup: int = 100
     patience: int = 20
 
-    def judge(self, statistics: SpikeStatistics, loss: Array, norm: Array) -> tuple[Array, SpikeStatistics]:
-        """(skip, new statistics); values that are not finite are skipped too."""
+    def judge(
+        self, statistics: SpikeStatistics, loss: Array, norm: Array, veto: Array | bool = False
+    ) -> tuple[Array, SpikeStatistics]:
+        """(skip, new statistics); values that are not finite, and batches under a `veto`, are skipped too."""
         values_M = jnp.stack([loss, norm]).astype(jnp.float32)
         logs_M = jnp.log(jnp.maximum(values_M, 1e-20))
         finite = jnp.all(jnp.isfinite(values_M))
@@ -166,6 +176,6 @@ class SpikeGuard:
         weight = 1.0 / jnp.minimum(statistics.count + 1, self.memory)
         mean_M = statistics.mean_M + weight * excess_M
         variance_M = (1 - weight) * (statistics.variance_M + weight * jnp.square(excess_M))
-        skip = spike | ~finite
+        skip = spike | ~finite | veto
         new = SpikeStatistics(mean_M, variance_M, statistics.count + 1)
         return skip, jax.tree.map(lambda old, fresh: jnp.where(skip, old, fresh), statistics, new)

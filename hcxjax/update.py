@@ -46,11 +46,7 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
     weight = jnp.maximum(weight, 1e-8)
     gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
     loss, norm = loss_sum / weight, optax.global_norm(gradient)
-    skip, spikes = recipe.spikes.judge(state.spikes, loss, norm)
-    if "skip" in metrics:
-        asked = metrics["skip"]
-        assert isinstance(asked, Maximum)
-        skip |= asked.value > 0
+    skip, spikes = recipe.spikes.judge(state.spikes, loss, norm, _veto(metrics))
     changes, optimizer = recipe.optimizer.transformation().update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, changes)
 
@@ -62,7 +58,8 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
         "objective": Mean(loss_sum, weight),
         "weight": Mean(weight, 1.0),
         "grad_norm": Mean(norm, 1.0),
-        "learning_rate": Mean(recipe.optimizer.learning_rate(state.step), 1.0),
+        # Skipped updates do not advance the optimizer, nor its schedule.
+        "learning_rate": Mean(recipe.optimizer.learning_rate(state.step - state.skipped), 1.0),
         "skipped": Mean(state.skipped + skipped, 1),
         "skipped_in_a_row": Mean(skipped * (state.skipped_in_a_row + 1), 1),
     }
@@ -74,6 +71,15 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
         skipped=state.skipped + skipped,
         skipped_in_a_row=skipped * (state.skipped_in_a_row + 1),
     ), metrics
+
+
+def _veto(metrics: Metrics) -> Array | bool:
+    """Does the objective ask to skip this batch?"""
+    if "skip" not in metrics:
+        return False
+    asked = metrics["skip"]
+    assert isinstance(asked, Maximum)
+    return asked.value > 0
 
 
 def _gradient(

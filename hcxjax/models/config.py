@@ -51,7 +51,8 @@ class DecoderConfig:
       dtype: compute dtype of matmuls; weights are float32, norms, softmax and logits are computed in float32.
       attention: backend, see `hcxjax.kernels.attention`.
       remat: what the backward pass keeps of a layer: 'none' recomputes nothing; 'full' keeps only the layer's input;
-        'dots' keeps weight matmuls; 'attention' keeps attention outputs alone.
+        'dots' keeps weight matmuls; 'attention' keeps attention outputs, which pays with kernels whose backward pass
+        needs no more (the xla backend recomputes its scores either way).
       scan_unroll: layers unrolled in a step of the scan; more compiles longer and may run faster.
       init_std: standard deviation of the embedding; matmuls use fan-in scaling. The report discloses none: our choice.
     """

@@ -17,8 +17,8 @@ def start(run: Path, data: Path, environment: dict[str, str], *bindings: str, **
     return subprocess.Popen(command, env=environment, **arguments)
 
 
-def finish(process: subprocess.Popen, expected: int = 0) -> str:
-    _, messages = process.communicate(timeout=240)
+def finish(process: subprocess.Popen, expected: int = 0, seconds: float = 240) -> str:
+    _, messages = process.communicate(timeout=seconds)
     assert process.returncode == expected, messages
     return messages
 

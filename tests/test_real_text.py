@@ -1,4 +1,4 @@
-"""The data path on real Korean, English and code: the folder named by HCXJAX_DATA, with pretrain/{ko,en,code}/*.jsonl.gz."""
+"""The data path on real text: the folder named by HCXJAX_DATA holds pretrain/{ko,en,code}/*.jsonl.gz."""
 
 import itertools
 import os

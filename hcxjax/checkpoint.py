@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from hcxjax.checks import whole
 from hcxjax.protocols import PyTree
 
 _log = logging.getLogger(__name__)
@@ -45,8 +47,8 @@ class KeepPolicy:
     verify: bool = True
 
     def __post_init__(self):
-        if self.latest < 1:
-            raise ValueError(f"KeepPolicy.latest is {self.latest}; a run needs at least 1 checkpoint to go on from")
+        whole(self, 1, "latest")
+        whole(self, 0, "best")
 
 
 class CheckpointFolder:
@@ -63,9 +65,7 @@ class CheckpointFolder:
         self.policy = policy
         self._pending: int | None = None
         # The best is ranked by score; a checkpoint saved between evaluations has none and is kept by age alone.
-        best = preservation.BestN(
-            get_metric_fn=lambda metrics: metrics["score"], n=policy.best, keep_checkpoints_without_metrics=False
-        )
+        best = preservation.BestN(get_metric_fn=_score, n=policy.best, keep_checkpoints_without_metrics=False)
         policies: list[preservation.PreservationPolicy] = [preservation.LatestN(policy.latest), best]
         if policy.period:
             policies.append(preservation.EveryNSteps(policy.period))
@@ -75,6 +75,8 @@ class CheckpointFolder:
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation.AnyPreservationPolicy(policies),
+                # Without it orbax keeps scores in memory only, and a resumed run would not know its best.
+                best_fn=_score,
                 read_only=read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
@@ -143,12 +145,15 @@ class CheckpointFolder:
             if jax.process_index() == 0:
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(step)).rename(aside)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
             self._manager.reload()
             _log.error("checkpoint %s is damaged (%s); set aside as %s", step, damage, aside.name)
-        if steps:
+        damaged = sorted(path.name for path in self.directory.glob("*.corrupt"))
+        if damaged:
             raise CheckpointError(
-                f"every checkpoint in {self.directory} is damaged (steps {steps}); they were set aside as *.corrupt. "
-                "Delete the run's folder to start anew, or restore them from a copy"
+                f"every checkpoint in {self.directory} is damaged ({', '.join(damaged)}). "
+                "Delete the run's folder to start anew, or put a copy in their place"
             )
         return None
 
@@ -214,7 +219,10 @@ class CheckpointFolder:
         if jax.process_index() != 0:
             return
         (unfinished,) = self.directory.glob(f"{self._pending}.orbax-checkpoint-tmp*")
-        (unfinished / CHECKSUMS).write_text(json.dumps(dict(_checksums(unfinished)), indent=0))
+        with (unfinished / CHECKSUMS).open("w") as file:
+            json.dump(dict(_checksums(unfinished)), file, indent=0)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _agreed_damage(self, step: int) -> str | None:
         """Process 0 looks at the files; all processes take its word."""
@@ -253,6 +261,10 @@ def read(directory: str | Path, template: PyTree, step: int | None = None) -> tu
     return chosen, folder.restore(chosen, template, partial=True)
 
 
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics["score"]
+
+
 def _leaves(tree: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
     """Leaves by path; metadata trees name their nodes with strings where ours use indices and fields."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -281,7 +293,11 @@ def _damage(folder: Path) -> str | None:
     recorded = folder / CHECKSUMS
     if not recorded.exists():
         return f"{CHECKSUMS} is missing"
-    expected, found = json.loads(recorded.read_text()), dict(_checksums(folder))
+    try:
+        expected = json.loads(recorded.read_text())
+    except (OSError, ValueError) as error:
+        return f"{CHECKSUMS} cannot be read: {error}"
+    found = dict(_checksums(folder))
     for file, (size, crc) in expected.items():
         if file not in found:
             return f"{file} is missing"

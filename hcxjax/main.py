@@ -1,16 +1,20 @@
 """Runs what a gin file names: `python -m hcxjax.main --gin_file=gin/runs/quickstart.gin [--gin.NAME=value ...]`."""
 
 import argparse
+import contextlib
 import difflib
+import fcntl
 import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from hcxjax.checkpoint import CheckpointError, KeepPolicy
 from hcxjax.data.corpus import Corpus
@@ -21,12 +25,14 @@ from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.evaluation.bits_per_byte import BitsPerByte
 from hcxjax.evaluation.probes import WorldProbes
 from hcxjax.evaluation.samples import Prompt, Samples
+from hcxjax.inference.sampling import Sampling
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig, RopeScaling
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.optim import AdamW, Cosine, SpikeGuard, WarmupStableDecay
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
 from hcxjax.train import Experiment, TrainingError, Watch
+from hcxjax.world import World
 
 EPILOG = """\
 Bindings: --gin.STEPS=200 sets the macro STEPS, --gin.AdamW.weight_decay=0.05 a field of any part. Macros that every
@@ -60,11 +66,13 @@ _PARTS: tuple[type, ...] = (
     ProgressBar,
     RopeScaling,
     Samples,
+    Sampling,
     SpikeGuard,
     TensorBoard,
     Tokenizer,
     WarmupStableDecay,
     Watch,
+    World,
     WorldProbes,
 )
 """What gin files may name, all of them plain classes that know nothing of gin. A run file may import more."""
@@ -112,12 +120,24 @@ def configure(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Job, 
     except (ValueError, TypeError, RuntimeError, AttributeError, OSError, SyntaxError) as error:
         raise ValueError(_explained(error)) from error
     operative = gin.operative_config_str(max_line_length=118)
-    used = bindings_of(operative)
-    for text in bindings:
-        name = text.partition("=")[0].strip()
-        if name not in used:
-            raise ValueError(f"--gin.{name} has no effect on this run{_nearest(name, used)}")
+    _refuse_typos(gin.config_str(), operative, [text.partition("=")[0].strip() for text in bindings])
     return job, operative
+
+
+def _refuse_typos(written: str, operative: str, overrides: Sequence[str]) -> None:
+    """ValueError for a macro that nothing refers to, and for an override of a part that the run does not use.
+
+    gin takes any macro name, so a typo would otherwise train something else for hours. Files may bind parts that a run
+    does not use: they are shared.
+    """
+    used, macros = bindings_of(operative), [name for name in bindings_of(written) if re.fullmatch(r"\w+", name)]
+    referred = set(re.findall(r"%(\w+)", written))
+    for name in macros:
+        if name not in referred:
+            raise ValueError(f"{name} has no effect on this run{_nearest(name, referred)}")
+    for name in overrides:
+        if name not in used and name not in macros:
+            raise ValueError(f"{name} has no effect on this run{_nearest(name, used)}")
 
 
 def bindings_of(text: str) -> dict[str, str]:
@@ -147,7 +167,11 @@ def _binding(text: str) -> str:
 def _explained(error: Exception) -> str:
     """gin's message, with the nearest known name for an unknown one."""
     message = str(error)
-    if unknown := re.search(r"No configurable matching '([\w./]+)'", message):
+    if macro := re.search(r"No bindings specified for '(\w+)/gin\.macro'", message):
+        return f"{macro[1]} has no value: set it in the run file, or with --gin.{macro[1]}=VALUE"
+    if unknown := re.search(r"No configurable matching reference '@([\w./]+)(?:\(\))?'", message):
+        message += _nearest(re.split(r"[./]", unknown[1])[-1], [part.__name__ for part in _PARTS])
+    elif unknown := re.search(r"No configurable matching '([\w./]+)'", message):
         message += _nearest(unknown[1].split(".")[-1], [part.__name__ for part in _PARTS])
     elif unknown := re.search(r"'?([\w.]+)'? doesn't have a parameter named '(\w+)'", message):
         owner = unknown[1].split(".")[-1]
@@ -160,17 +184,63 @@ def _explained(error: Exception) -> str:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else f"; known are {', '.join(sorted(known))}"
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
-def claim(run_dir: Path, operative: str) -> None:
-    """Writes `config.gin` into a new RUN_DIR, or sees that the one there is of the same run.
+@contextlib.contextmanager
+def claimed(run_dir: Path, operative: str) -> Iterator[None]:
+    """Holds RUN_DIR for this run alone: process 0 claims it, and the others hear whether it could.
 
     Raises:
-      ValueError: the folder holds a run of another configuration; the message names the bindings that differ.
+      ValueError: another run, or another start of this one, has the folder.
+    """
+    with contextlib.ExitStack() as held:
+        refusal = None
+        if jax.process_index() == 0:
+            try:
+                held.enter_context(claim(run_dir, operative))
+            except (ValueError, OSError) as error:
+                refusal = error
+        if jax.process_count() > 1:
+            refused = multihost_utils.broadcast_one_to_all(np.asarray(refusal is not None))
+            if bool(refused) and refusal is None:
+                refusal = ValueError(f"process 0 could not claim RUN_DIR {run_dir}; its message says why")
+        if refusal is not None:
+            raise refusal
+        yield
+
+
+@contextlib.contextmanager
+def claim(run_dir: Path, operative: str) -> Iterator[None]:
+    """Writes `config.gin` into RUN_DIR, or sees that the one there is of the same run, and locks the folder.
+
+    A folder where nothing was trained yet is taken over: its first start may have failed on a typo.
+
+    Raises:
+      ValueError: the folder holds a run of another configuration (the message names the bindings that differ), or a
+        process that is training in it.
     """
     path, ours = run_dir / "config.gin", bindings_of(operative)
-    if path.exists():
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training in RUN_DIR {run_dir}: wait for it, or name a new folder"
+            ) from None
+        _compare(path, ours)
+        partial = path.with_suffix(".partial")
+        partial.write_text(operative)
+        partial.replace(path)
+        yield
+
+
+def _compare(path: Path, ours: Mapping[str, str]) -> None:
+    """ValueError where `path` is the configuration of another run that has begun."""
+    run_dir = path.parent
+    begun = (run_dir / "metrics.jsonl").exists() or any((run_dir / "checkpoints").glob("*"))
+    if path.exists() and begun:
         theirs = bindings_of(path.read_text())
         names = sorted(name for name in ours.keys() | theirs.keys() if not _MAY_CHANGE.match(name))
         changed = [name for name in names if ours.get(name) != theirs.get(name)]
@@ -180,10 +250,6 @@ def claim(run_dir: Path, operative: str) -> None:
                 f"RUN_DIR {run_dir} holds a run of another configuration:\n{listed}\n"
                 "Set RUN_DIR to a new folder, or take these bindings back"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(operative)
-    partial.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -196,10 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
     try:
         job, operative = configure(options.gin_file, bindings)
-        if isinstance(job, Experiment) and jax.process_index() == 0:
-            claim(Path(job.run_dir), operative)
-        job.run()
-    except (ValueError, CheckpointError, TrainingError) as error:
+        with claimed(Path(job.run_dir), operative) if isinstance(job, Experiment) else contextlib.nullcontext():
+            job.run()
+    except (ValueError, OSError, CheckpointError, TrainingError) as error:
         if options.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -226,6 +291,8 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options = parser.parse_args([argument for argument in arguments if argument not in bindings])
     if not options.gin_file:
         parser.error("name a run: --gin_file=gin/runs/quickstart.gin")
+    if (options.processes is not None or options.process is not None) and not options.coordinator:
+        parser.error("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
     for binding in bindings:
         if "=" not in binding:
             parser.error(f"{binding} has no value: write --gin.NAME=value")

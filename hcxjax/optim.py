@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from hcxjax.checks import number, whole
 from hcxjax.protocols import Array, PyTree
 
 Schedule = Callable[[ArrayLike], ArrayLike]
@@ -22,13 +23,15 @@ class Optimizer(Protocol):
     def learning_rate(self, step: Array) -> Array: ...
 
 
-def _check_schedule(name: str, peak: float, warmup: int, steps: int) -> None:
-    if peak <= 0:
-        raise ValueError(f"{name}.peak is {peak}; the highest learning rate must be positive")
-    if steps < 1:
-        raise ValueError(f"{name}.steps is {steps}; it must be at least 1 (STEPS)")
-    if not 0 <= warmup <= steps:
-        raise ValueError(f"{name}.warmup is {warmup}; it must lie between 0 and steps, {steps}")
+def _check_schedule(schedule: "Cosine | WarmupStableDecay") -> None:
+    name = type(schedule).__name__
+    number(schedule, "peak", "final_share")
+    whole(schedule, 1, "steps")
+    whole(schedule, 0, "warmup")
+    if schedule.peak <= 0:
+        raise ValueError(f"{name}.peak is {schedule.peak}; the highest learning rate must be positive")
+    if schedule.warmup > schedule.steps:
+        raise ValueError(f"{name}.warmup is {schedule.warmup}; it must lie between 0 and steps, {schedule.steps}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Cosine:
     final_share: float = 0.1
 
     def __post_init__(self):
-        _check_schedule("Cosine", self.peak, self.warmup, self.steps)
+        _check_schedule(self)
 
     def __call__(self, step: ArrayLike) -> ArrayLike:
         """Learning rate of update `step`, from 0."""
@@ -67,7 +70,8 @@ class WarmupStableDecay:
     final_share: float = 0.0
 
     def __post_init__(self):
-        _check_schedule("WarmupStableDecay", self.peak, self.warmup, self.steps)
+        _check_schedule(self)
+        number(self, "decay_share")
         if not 0 <= self.decay_share <= 1:
             raise ValueError(f"WarmupStableDecay.decay_share is {self.decay_share}; it must lie between 0 and 1")
         if self.warmup + self._decay > self.steps:
@@ -110,6 +114,7 @@ class AdamW:
     clip_norm: float = 1.0
 
     def __post_init__(self):
+        number(self, "b1", "b2", "epsilon", "weight_decay", "clip_norm")
         if self.clip_norm <= 0:
             raise ValueError(f"AdamW.clip_norm is {self.clip_norm}; it must be positive (float('inf') never clips)")
 
@@ -148,7 +153,8 @@ class SpikeGuard:
     """Skips an update whose loss or gradient norm jumps far above its running statistics.
 
     A jump is more than `deviations` standard deviations, and more than `least_factor` times, above the running mean of
-    the logarithm. Skipped updates do not enter the statistics.
+    the logarithm. Skipped updates do not enter the statistics. A loss of 0 or less, which has no logarithm,
+    is taken as 1e-20.
 
     Attributes:
       deviations, least_factor: both must be exceeded.
@@ -162,6 +168,11 @@ class SpikeGuard:
     memory: int = 100
     warmup: int = 100
     patience: int = 20
+
+    def __post_init__(self):
+        number(self, "deviations", "least_factor")
+        whole(self, 1, "memory", "patience")
+        whole(self, 0, "warmup")
 
     def judge(
         self, statistics: SpikeStatistics, loss: Array, norm: Array, veto: Array | bool = False

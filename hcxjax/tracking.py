@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import logging
+import math
 import os
 import resource
 import sys
@@ -56,7 +57,8 @@ class JsonLines:
         self._file = path.open("a", buffering=1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
+        self._file.write(json.dumps({"step": step, **known}) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -147,6 +149,33 @@ class ProgressBar:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class Trace:
+    """Profiles updates `first` to `last` into `profile/` of the run, for TensorBoard's profiler.
+
+    Args:
+      updates: (first, last), or None for no profile.
+    """
+
+    def __init__(self, run_dir: Path, updates: tuple[int, int] | None):
+        self._folder, self._updates, self._running = run_dir / "profile", updates, False
+
+    def before(self, step: int) -> None:
+        """An update is about to be dispatched."""
+        if self._updates is not None and step == self._updates[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def due(self, step: int) -> bool:
+        """Does the trace end with this update?"""
+        return self._running and self._updates is not None and step >= self._updates[1]
+
+    def stop(self) -> None:
+        """Writes the trace, if one is running."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
 
 
 class Clock:

@@ -15,10 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from hcxjax.checkpoint import CheckpointFolder, KeepPolicy
+from hcxjax.checks import whole
 from hcxjax.mesh import Layout
 from hcxjax.optim import Optimizer, SpikeGuard
 from hcxjax.protocols import Array, Evaluator, Maximum, Mean, Objective, Params, PyTree, Source
-from hcxjax.tracking import Clock, Tracker
+from hcxjax.tracking import Clock, Trace, Tracker
 from hcxjax.update import Recipe, TrainState, abstract_state, initial_state, update
 
 _log = logging.getLogger(__name__)
@@ -84,9 +85,16 @@ class Experiment:
     profile: tuple[int, int] | None = None
 
     def __post_init__(self):
-        for name in ("steps", "save_every", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Experiment.{name} is {getattr(self, name)}; it must be at least 1")
+        whole(self, 1, "steps", "save_every", "accumulate")
+        whole(self, 0, "seed")
+        if not isinstance(self.run_dir, str) or not self.run_dir:
+            raise ValueError(f"Experiment.run_dir is {self.run_dir!r}; it must name a folder (RUN_DIR)")
+        for evaluator in self.evaluators:
+            whole(evaluator, 1, "every")
+        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
+            raise ValueError(
+                f"Experiment.profile is {self.profile}; it must be (first, last) update, 1 <= first <= last"
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -142,6 +150,8 @@ def train(experiment: Experiment) -> bool:
         open_parts.callback(experiment.source.close)
         state, progress, start = restore_or_init(experiment, folder)
         log = open_parts.enter_context(UpdateLog(experiment, start))
+        trace = Trace(Path(experiment.run_dir), experiment.profile)
+        open_parts.callback(trace.stop)
         for evaluator in experiment.evaluators:
             evaluator.start(experiment.layout, experiment.run_dir)
         if start == 0:
@@ -149,7 +159,7 @@ def train(experiment: Experiment) -> bool:
             if experiment.watch is not None:
                 experiment.watch.score(results)  # a metric that no evaluator gives is a mistake to find now
             log.tell(0, results)
-        return _loop(experiment, folder, state, progress, start, log, preempted)
+        return _loop(experiment, folder, state, progress, start, log, trace, preempted)
 
 
 def _loop(
@@ -159,6 +169,7 @@ def _loop(
     progress: Progress,
     start: int,
     log: "UpdateLog",
+    trace: Trace,
     preempted: "Preempted",
 ) -> bool:
     compiled = jax.jit(update, static_argnums=0, donate_argnums=1)
@@ -166,11 +177,14 @@ def _loop(
         return True
     log.rest()
     for step in range(start + 1, experiment.steps + 1):
-        _profile(experiment, step)
+        trace.before(step)
         batch = experiment.source.next(state.params, step - 1)
         experiment.layout.check_batch(len(next(iter(batch.values()))), experiment.accumulate)
         state, metrics = compiled(experiment.recipe, state, batch)
         log.push(step, metrics, experiment.objective.flops(batch))
+        if trace.due(step):
+            log.flush()  # waits for the update, which is dispatched and not done
+            trace.stop()
         folder.check()
 
         last, stopped = step == experiment.steps, preempted(step)
@@ -259,7 +273,8 @@ class UpdateLog:
         if self._pending is None:
             return
         (step, metrics, flops), self._pending = self._pending, None
-        values = {name: _value(metric) for name, metric in jax.device_get(metrics).items()}
+        fetched = jax.device_get(metrics).items()
+        values = {name: _value(metric) for name, metric in fetched if not _empty(metric)}
         self._clock.update_done(values["weight"])
         named = {f"train/{name}": value for name, value in values.items()}
         self.tell(step, named | self._clock.metrics(flops))
@@ -292,10 +307,13 @@ class UpdateLog:
             )
 
 
+def _empty(metric: Mean | Maximum) -> bool:
+    """Did the batch hold nothing of it, such as no row of a source?"""
+    return isinstance(metric, Mean) and not metric.weight
+
+
 def _value(metric: Mean | Maximum) -> float:
-    if isinstance(metric, Maximum):
-        return float(metric.value)
-    return float(metric.sum) / float(metric.weight) if metric.weight else math.nan
+    return float(metric.value) if isinstance(metric, Maximum) else float(metric.sum) / float(metric.weight)
 
 
 class Preempted:
@@ -326,13 +344,3 @@ def preemption() -> Iterator[Preempted]:
         yield preempted
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _profile(experiment: Experiment, step: int) -> None:
-    if experiment.profile is None:
-        return
-    first, last = experiment.profile
-    if step == first:
-        jax.profiler.start_trace(str(Path(experiment.run_dir) / "profile"))
-    if step == last + 1:
-        jax.profiler.stop_trace()

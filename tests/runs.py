@@ -10,11 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "tiny.gin"
 
 
-def start(run: Path, data: Path, environment: dict[str, str], *bindings: str, **popen) -> subprocess.Popen:
+def start(
+    run: Path, data: Path, environment: dict[str, str], *bindings: str, arguments=(), **popen
+) -> subprocess.Popen:
     command = [sys.executable, "-m", "hcxjax.main", f"--gin_file={TINY}", f"--gin.RUN_DIR={run}"]
-    command += [f"--gin.DATA_DIR={data}", *[f"--gin.{binding}" for binding in bindings]]
-    arguments = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "cwd": ROOT} | popen
-    return subprocess.Popen(command, env=environment, **arguments)
+    command += [f"--gin.DATA_DIR={data}", *arguments, *[f"--gin.{binding}" for binding in bindings]]
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "cwd": ROOT} | popen
+    return subprocess.Popen(command, env=environment, **streams)
 
 
 def finish(process: subprocess.Popen, expected: int = 0, seconds: float = 240) -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcxjax.checkpoint import CheckpointError, CheckpointFolder, KeepPolicy, read
+from hcxjax.checkpoint import CHECKSUMS, CheckpointError, CheckpointFolder, KeepPolicy, read
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -59,10 +59,19 @@ def test_latest_best_and_period_stay(tmp_path):
     assert folder.steps() == [3, 6, 8, 9]
 
 
-@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_the_best_stays_after_the_folder_was_opened_anew(tmp_path):
+    for step in range(1, 7):
+        folder = CheckpointFolder(tmp_path, KeepPolicy(latest=2, best=1))
+        folder.save(step, tree(step), score=-abs(step - 2))
+        folder.close()
+    assert folder.steps() == [2, 5, 6]
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "checksums", "metadata"])
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, harm, caplog):
     folder = folder_with(tmp_path, 1, 2)
-    victim = largest_file(tmp_path / "2")
+    small = {"checksums": CHECKSUMS, "metadata": "tree/_METADATA"}
+    victim = tmp_path / "2" / small[harm] if harm in small else largest_file(tmp_path / "2")
     content = bytearray(victim.read_bytes())
     if harm == "remove":
         victim.unlink()
@@ -83,8 +92,10 @@ def test_when_all_are_damaged_it_says_so(tmp_path):
     folder = folder_with(tmp_path, 1, 2)
     for step in (1, 2):
         largest_file(tmp_path / str(step)).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"every checkpoint .* is damaged \(steps \[1, 2\]\)"):
-        folder.restore_latest(template(tree()))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"every checkpoint .* is damaged \(1.corrupt, 2.corrupt\)"):
+            folder.restore_latest(template(tree()))
+        folder = CheckpointFolder(tmp_path, KeepPolicy())
 
 
 def test_another_shape_dtype_or_tree_is_refused_by_name(tmp_path):

@@ -39,7 +39,7 @@ def test_operative_configuration_repeats_itself(tmp_path):
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
-        ("STEP=5", r"--gin.STEP has no effect.*did you mean STEPS"),
+        ("STEP=5", r"STEP has no effect.*did you mean STEPS"),
         ("AdamW.weight_decai=0.1", r"weight_decai.*did you mean weight_decay"),
         ("AdamX.weight_decay=0.1", r"AdamX.*did you mean AdamW"),
         ("WarmupStableDecay.decay_share=0.2", r"WarmupStableDecay.decay_share has no effect"),
@@ -47,9 +47,17 @@ def test_operative_configuration_repeats_itself(tmp_path):
         ("DecoderConfig.head_dim=15", r"head_dim is 15.*even"),
         ("DecoderConfig.dtype=float8", r"dtype is 'float8'.*bfloat16"),
         ("DecoderConfig.remat=some", r"remat is 'some'"),
-        ("STEPS=0", r"steps is 0; it must be at least 1"),
+        ("STEPS=0", r"Cosine.steps is 0; it must be a whole number of at least 1"),
+        ("STEPS=1e3", r"steps is 1000.0; it must be a whole number"),
+        ("STEPS=abc", r"steps is 'abc'; it must be a whole number"),
+        ("SEED=a", r"seed is 'a'; it must be a whole number"),
+        ("RUN_DIR=123", r"Experiment.run_dir is 123; it must name a folder"),
+        ("LENGTH=64.0", r"PackedTokens.length is 64.0; it must be a whole number"),
+        ("BATCH=abc", r"PackedTokens.batch is 'abc'; it must be a whole number"),
+        ("LEARNING_RATE=fast", r"Cosine.peak is 'fast'; it must be a number"),
+        ("SpikeGuard.memory=0", r"SpikeGuard.memory is 0"),
         ("LEARNING_RATE=-1.0", r"Cosine.peak is -1.0"),
-        ("WARMUP=50", r"Cosine.warmup is 50.*between 0 and steps, 12"),
+        ("WARMUP=50", r"Cosine.warmup is 50.*between 0 and steps, 16"),
         ("AdamW.clip_norm=0", r"clip_norm is 0"),
         ("KeepPolicy.latest=0", r"KeepPolicy.latest is 0"),
     ],
@@ -62,7 +70,21 @@ def test_mistakes_name_the_value_and_the_field(binding, message):
 def test_an_unfilled_hole_is_named(tmp_path):
     run = tmp_path / "run.gin"
     run.write_text(Path(TINY).read_text().replace("LENGTH = 64\n", ""))
-    with pytest.raises(ValueError, match="LENGTH"):
+    with pytest.raises(ValueError, match=r"^LENGTH has no value: set it in the run file, or with --gin.LENGTH=VALUE$"):
+        configure([str(run)], ["RUN_DIR=x"])
+
+
+def test_a_macro_without_use_is_a_typo(tmp_path):
+    run = tmp_path / "run.gin"
+    run.write_text(Path(TINY).read_text() + "INFIL_RATE = 0.9\n")
+    with pytest.raises(ValueError, match=r"INFIL_RATE has no effect.*did you mean INFILL_RATE"):
+        configure([str(run)], ["RUN_DIR=x"])
+
+
+def test_an_unknown_reference_names_the_nearest(tmp_path):
+    run = tmp_path / "run.gin"
+    run.write_text(Path(TINY).read_text() + "Experiment.evaluators = (@BitsPerBite(),)\n")
+    with pytest.raises(ValueError, match=r"(?s)BitsPerBite.*did you mean BitsPerByte"):
         configure([str(run)], ["RUN_DIR=x"])
 
 
@@ -86,7 +108,9 @@ def test_help_explains(capsys):
     assert all(word in text for word in ("RUN_DIR", "STEPS", "BATCH", "SAVE_EVERY", "EVAL_EVERY", "SEED", "--gin."))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--gin_file=x.gin", "--gin.STEPS"], ["--gin_fil=x.gin"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--gin_file=x.gin", "--gin.STEPS"], ["--gin_fil=x.gin"], ["--gin_file=x.gin", "--process=1"]]
+)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -95,15 +119,28 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 
 def test_errors_are_one_message_and_exit_1(capsys):
     assert main([f"--gin_file={TINY}", "--gin.RUN_DIR=x", "--gin.STEP=5"]) == 1
-    assert capsys.readouterr().err.startswith("error: --gin.STEP has no effect")
+    assert capsys.readouterr().err.startswith("error: STEP has no effect")
 
 
 def test_a_run_dir_of_another_run_is_refused(tmp_path):
     def claim_with(*bindings: str) -> None:
-        claim(tmp_path, configure(["gin/runs/quickstart.gin"], [f"RUN_DIR={tmp_path}", *bindings])[1])
+        with claim(tmp_path, configure(["gin/runs/quickstart.gin"], [f"RUN_DIR={tmp_path}", *bindings])[1]):
+            pass
 
-    claim_with()
+    claim_with("SEED=7")
+    claim_with()  # nothing was trained with SEED=7
+    (tmp_path / "metrics.jsonl").touch()
     claim_with("STEPS=5000", "SAVE_EVERY=5", "EVAL_EVERY=7")
     claim_with("Layout.fsdp=2", "ACCUMULATE=2")
     with pytest.raises(ValueError, match=r"(?s)AdamW.b1: 0.9 there, 0.8 now.*SEED: 0 there, 1 now"):
         claim_with("SEED=1", "AdamW.b1=0.8")
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    _, operative = configure([TINY], [f"RUN_DIR={tmp_path}"])
+    with claim(tmp_path, operative):
+        second = claim(tmp_path, operative)
+        with pytest.raises(ValueError, match="another process is training in RUN_DIR"):
+            second.__enter__()
+    with claim(tmp_path, operative):
+        pass

@@ -38,7 +38,7 @@ def test_warmup_stable_decay(warmup, share, final):
     ("build", "message"),
     [
         (lambda: Cosine(0.0, 10), r"Cosine\.peak is 0\.0"),
-        (lambda: Cosine(1.0, 0), r"Cosine\.steps is 0; .*STEPS"),
+        (lambda: Cosine(1.0, 0), r"Cosine\.steps is 0; it must be a whole number of at least 1"),
         (lambda: Cosine(1.0, 10, warmup=11), r"Cosine\.warmup is 11; it must lie between 0 and steps, 10"),
         (lambda: WarmupStableDecay(-1.0, 10), r"WarmupStableDecay\.peak is -1\.0"),
         (lambda: WarmupStableDecay(1.0, 10, decay_share=1.5), r"WarmupStableDecay\.decay_share is 1\.5"),

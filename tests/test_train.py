@@ -184,9 +184,12 @@ def test_an_objective_may_ask_to_skip_a_batch(tmp_path):
     assert told(tmp_path, "train/skipped")[8] == 1
 
 
-def test_a_profile_is_written_where_it_is_asked_for(tmp_path):
-    train(experiment(tmp_path, profile=(2, 3)))
+@pytest.mark.parametrize("last", [3, 8])
+def test_a_profile_is_written_where_it_is_asked_for(tmp_path, last):
+    train(experiment(tmp_path, profile=(2, last)))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(ValueError, match=r"profile is \(3, 2\)"):
+        experiment(tmp_path, profile=(3, 2))
 
 
 @pytest.mark.parametrize("field", ["steps", "save_every", "accumulate"])

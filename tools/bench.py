@@ -8,6 +8,7 @@ own, turn by turn, so that memory is its own and a noisy minute hits both; the m
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SIZES = {
     "quickstart": [],
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, default=8, help="timed updates a turn (default: %(default)s)")
     train.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     train.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    train.add_argument("--shape", type=json.loads, help=argparse.SUPPRESS)
     return arguments
 
 
@@ -54,8 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     """Prints a table; with --side (its own child) one JSON object."""
     options = parser().parse_args(argv)
     if options.side:
-        measure = {"hcxjax": measure_ours, "torch": measure_torch}[options.side]
-        print(json.dumps(measure(options.size[0], options.steps)))
+        ours = options.side == "hcxjax"
+        numbers = measure_ours(options.size[0], options.steps) if ours else measure_torch(options.shape, options.steps)
+        print(json.dumps(numbers))
         return 0
     results = {size: compare(size, options.rounds, options.steps) for size in options.size}
     print(
@@ -77,22 +81,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(size: str, rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
     """Measurements of each side, turn by turn."""
+    # The peer is told its shape: importing our side to find it out would be counted as its memory.
+    _, model, batch, length = configured(size)
+    shape = json.dumps(dataclasses.asdict(model) | {"batch": batch, "length": length})
+    call = [sys.executable, "-m", "tools.bench", "train", "--size", size, "--steps", str(steps), "--shape", shape]
     results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for number in range(rounds):
         for side in SIDES:
-            command = [
-                sys.executable,
-                "-m",
-                "tools.bench",
-                "train",
-                "--size",
-                size,
-                "--steps",
-                str(steps),
-                "--side",
-                side,
-            ]
-            child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            child = subprocess.run([*call, "--side", side], stdout=subprocess.PIPE, text=True, check=True)
             results[side].append(json.loads(child.stdout.splitlines()[-1]))
             speed = results[side][-1]["tokens_per_s"]
             print(f"{size} round {number + 1}/{rounds} {side}: {speed:,.0f} tokens/s", file=sys.stderr)
@@ -150,30 +146,34 @@ def measure_ours(size: str, steps: int) -> dict[str, float]:
         return timed(run, steps, batch, length, model.parameters)
 
 
-def measure_torch(size: str, steps: int) -> dict[str, float]:
-    """transformers' Llama of the same shape: SDPA attention, fused AdamW, clipping; fp32, all cores."""
+def measure_torch(shape: dict[str, Any], steps: int) -> dict[str, float]:
+    """transformers' Llama of the same shape: SDPA attention, fused AdamW, clipping; fp32, all cores.
+
+    Args:
+      shape: fields of a `DecoderConfig`, with `batch` and `length`.
+    """
     import torch
     import transformers
 
-    _, model, batch, length = configured(size)
+    batch, length = shape["batch"], shape["length"]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     llama = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=model.vocab_size,
-            hidden_size=model.embed_dim,
-            intermediate_size=model.mlp_dim,
-            num_hidden_layers=model.num_layers,
-            num_attention_heads=model.num_heads,
-            num_key_value_heads=model.num_kv_heads,
-            head_dim=model.head_dim,
-            max_position_embeddings=model.max_length,
-            tie_word_embeddings=model.tie_embeddings,
+            vocab_size=shape["vocab_size"],
+            hidden_size=shape["embed_dim"],
+            intermediate_size=shape["mlp_dim"],
+            num_hidden_layers=shape["num_layers"],
+            num_attention_heads=shape["num_heads"],
+            num_key_value_heads=shape["num_kv_heads"],
+            head_dim=shape["head_dim"],
+            max_position_embeddings=shape["max_length"],
+            tie_word_embeddings=shape["tie_embeddings"],
             use_cache=False,
             attn_implementation="sdpa",
         )
     )
     adamw = torch.optim.AdamW(llama.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    tokens_BS = torch.from_numpy(random_tokens(model.vocab_size, batch, length + 1)).long()
+    tokens_BS = torch.from_numpy(random_tokens(shape["vocab_size"], batch, length + 1)).long()
 
     def run() -> None:
         adamw.zero_grad(set_to_none=True)

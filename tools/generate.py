@@ -59,11 +59,12 @@ def open_run(run: Path, step: int | None) -> tuple[DecoderConfig, Layout, Vocabu
     if not isinstance(experiment, Experiment) or not isinstance(experiment.objective, LanguageModel):
         raise ValueError(f"{config} does not train a language model")
     assert isinstance(experiment.source, PackedTokens)
-    abstract = abstract_state(experiment.recipe, experiment.layout)
+    layout = Layout()  # the devices that are here, whatever the run was trained on
+    abstract = abstract_state(experiment.recipe, layout)
     wanted = {"state": {"params": abstract.params}, "source": {"tokenizer": np.asarray(0)}}
     _, tree = read(run / "checkpoints", wanted, step)
     vocabulary = experiment.source.vocabulary(int(tree["source"]["tokenizer"]))
-    return experiment.objective.model, experiment.layout, vocabulary, tree["state"]["params"]
+    return experiment.objective.model, layout, vocabulary, tree["state"]["params"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             for (token,) in decode(model, params, [prompt.tokens(vocabulary)], limits, sampling):
                 if token is not None and token not in limits.stop_ids:
                     print(text.push(token), end="", flush=True)
-            print(text.finish() + (options.suffix or ""))
+            print(options.suffix or "")
     except (ValueError, CheckpointError) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 1

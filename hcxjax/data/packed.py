@@ -2,15 +2,20 @@
 
 import concurrent.futures
 import dataclasses
+import os
+import shutil
 from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 
+from hcxjax.checks import whole
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.mixing import deal, shares
 from hcxjax.data.packing import Epochs, Infilling, RowBuilder
+from hcxjax.data.publishing import publish
+from hcxjax.data.tokenizer import CARD_FILE, MODEL_FILE
 from hcxjax.mesh import Layout
 from hcxjax.protocols import Batch, Params, PyTree
 from hcxjax.text.vocabulary import Vocabulary
@@ -27,6 +32,8 @@ class PackedTokens:
       rates: name of a source → its share of the tokens, up to a common factor; None gives equal shares.
       seed: decides order and infilling.
       infilling: how much is fed out of order.
+      run_dir: where a copy of the vocabulary is kept as `tokenizer/`, for those who read the run's checkpoints; None
+        keeps none.
     """
 
     corpus: Corpus
@@ -35,6 +42,11 @@ class PackedTokens:
     rates: Mapping[str, float] | None = None
     seed: int = 0
     infilling: Infilling = dataclasses.field(default_factory=Infilling)
+    run_dir: str | None = None
+
+    def __post_init__(self):
+        whole(self, 1, "length", "batch")
+        whole(self, 0, "seed")
 
     def start(self, layout: Layout, params: Params) -> None:
         """Opens the stores, writing them on first use, and plans their rows.
@@ -47,6 +59,7 @@ class PackedTokens:
         self._shares: list[Fraction] = list(shares(self.rates, names).values())
         layout.check_batch(self.batch)
         vocabulary = self.corpus.vocabulary()
+        self._keep_copy(vocabulary)
         stores = self.corpus.stores("train")
         self._epochs = [
             Epochs(store.lengths, self.length, self.infilling, (self.seed, number))
@@ -119,20 +132,30 @@ class PackedTokens:
             raise ValueError(f"the checkpoint's data is not this run's: what differs is {'; '.join(changed)}")
         self._step = int(state["position"])
 
+    def _keep_copy(self, vocabulary: Vocabulary) -> None:
+        if self.run_dir is None:
+            return
+
+        def copy(folder: str) -> None:
+            shutil.copy(vocabulary.path, os.path.join(folder, MODEL_FILE))
+            card = os.path.join(os.path.dirname(vocabulary.path), CARD_FILE)
+            if os.path.exists(card):
+                shutil.copy(card, folder)
+
+        publish(os.path.join(self.run_dir, "tokenizer"), copy)
+        self.vocabulary(fingerprint(vocabulary.fingerprint))
+
     def vocabulary(self, known: int) -> Vocabulary:
-        """The vocabulary that a checkpoint was trained with, for those who read it.
+        """The vocabulary that the run's checkpoint was trained with, read from `run_dir`.
 
         Args:
           known: `tokenizer` in the source's state.
         Raises:
-          ValueError: the tokenizer that is there now is another one.
+          ValueError: it is not there, or is another one.
         """
-        vocabulary = self.corpus.vocabulary()
+        vocabulary = Vocabulary(os.path.join(self.run_dir or self.corpus.directory, "tokenizer", MODEL_FILE))
         if fingerprint(vocabulary.fingerprint) != known:
-            raise ValueError(
-                f"the checkpoint was trained with another tokenizer than {vocabulary.path}; "
-                "put the run's own back, or set Tokenizer.path to it"
-            )
+            raise ValueError(f"the run was trained with another tokenizer than {vocabulary.path}; put its own back")
         return vocabulary
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 | name                                    | documents                                                         |
 |-----------------------------------------|-------------------------------------------------------------------|
-| `world_ko`                              | a registered seqio Task; its examples have a string feature `text` |
+| `world_ko`                              | a registered seqio Task or Mixture with a string feature `text`    |
 | `jsonl:PATH_OR_GLOB[?field=text]`       | lines of .jsonl and .jsonl.gz files                               |
 | `text:FOLDER[?extensions=txt]`          | each text file below the folder                                   |
 | `files:FOLDER[?extensions=py,js,...]`   | each source file below the folder                                 |
@@ -103,7 +103,8 @@ def documents(
 
 def _contents(task: Any, split: str) -> Iterator[bytes]:
     """The feature `text` of each example; fetched in groups, which is six times as fast as one by one."""
-    dataset = task.get_dataset(None, split=split, shuffle=False)
+    # Once through: unasked, a Mixture repeats its Tasks for ever.
+    dataset = task.get_dataset(None, split=split, shuffle=False, num_epochs=1)
     if "text" not in dataset.element_spec:
         features = ", ".join(sorted(dataset.element_spec))
         raise ValueError(f"Task {task.name!r} has features {features}, but no 'text': give it a preprocessor that does")
@@ -127,12 +128,13 @@ def task_of(source: str, max_document_bytes: int, skips: Skips) -> Any:
 
 def _registered(name: str) -> Any:
     seqio = import_seqio()
-    if name not in seqio.TaskRegistry.names():
+    known = sorted([*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()])
+    if name not in known:
         raise ValueError(
-            f"source {name!r} is no registered seqio Task (there are {', '.join(sorted(seqio.TaskRegistry.names()))}); "
+            f"source {name!r} is no registered seqio Task or Mixture (there are {', '.join(known)}); "
             f"name the module that adds it in Corpus.task_modules, or a file as in jsonl:PATH"
         )
-    return seqio.TaskRegistry.get(name)
+    return seqio.get_mixture_or_task(name)
 
 
 def _reader(spec: Spec, max_document_bytes: int) -> Reader:

@@ -15,6 +15,8 @@ from hcxjax.data.publishing import publish
 from hcxjax.text.morphemes import Morphemes
 from hcxjax.text.vocabulary import SPECIALS, Vocabulary, reserved
 
+MODEL_FILE, CARD_FILE = "tokenizer.model", "tokenizer.json"
+
 _BOUNDARY = "\ue0ff"  # private use: stands between morphemes while training, never in a piece
 _SPACE = "\u2581"
 _CHUNK = 8192
@@ -59,7 +61,7 @@ class Tokenizer:
         if self.path is None:
             publish(directory, lambda folder: self.train(folder, texts()))
             self._check_card(directory)
-        vocabulary = Vocabulary(self.path or os.path.join(directory, "tokenizer.model"))
+        vocabulary = Vocabulary(self.path or os.path.join(directory, MODEL_FILE))
         if vocabulary.size > self.size:
             raise ValueError(
                 f"{vocabulary.path!r} has {vocabulary.size} entries, but Tokenizer.size (VOCAB_SIZE) is {self.size}; "
@@ -89,12 +91,12 @@ class Tokenizer:
         # SentencePiece's own coverage cannot go below 0.98; a boundary in their place keeps merges off them too.
         hidden = str.maketrans(dict.fromkeys(rare, _BOUNDARY))
         model = _train_sentencepiece([text.translate(hidden) for text in sentences], self.size, self.reserved)
-        with open(os.path.join(folder, "tokenizer.model"), "wb") as file:
+        with open(os.path.join(folder, MODEL_FILE), "wb") as file:
             file.write(model)
-        vocabulary = Vocabulary(os.path.join(folder, "tokenizer.model"))
+        vocabulary = Vocabulary(os.path.join(folder, MODEL_FILE))
         card = {"settings": self._settings(), "trained_on": counts, "entries": vocabulary.size}
         card |= {"characters_left_to_bytes": len(rare), "sha256": vocabulary.fingerprint}
-        with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
+        with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8") as file:
             json.dump(card, file, indent=2, ensure_ascii=False)
 
     def _settings(self) -> dict[str, object]:
@@ -102,11 +104,11 @@ class Tokenizer:
 
     def _check_card(self, directory: str) -> None:
         """ValueError unless the model in `directory` is whole and was trained with these settings."""
-        path = os.path.join(directory, "tokenizer.json")
+        path = os.path.join(directory, CARD_FILE)
         try:
             with open(path, encoding="utf-8") as file:
                 card = json.load(file)
-            with open(os.path.join(directory, "tokenizer.model"), "rb") as file:
+            with open(os.path.join(directory, MODEL_FILE), "rb") as file:
                 found = hashlib.sha256(file.read()).hexdigest()
             trained_with, expected = card["settings"], card["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:

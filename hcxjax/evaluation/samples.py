@@ -13,7 +13,7 @@ from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
 from hcxjax.protocols import Params
 from hcxjax.text.infilling import Sentinels, infilling_prompt
-from hcxjax.text.vocabulary import Vocabulary
+from hcxjax.text.vocabulary import StreamDecoder, Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Samples:
         limits = Limits(self.new_tokens, (self._vocabulary.end_of_text,))
         written = continuations(self.model, params, self._tokens, limits, self.sampling)
         pairs = zip(self.prompts, written, strict=True)
-        text = "\n\n".join(prompt.shown(self._vocabulary.decode(tokens)) for prompt, tokens in pairs)
+        text = "\n\n".join(prompt.shown(StreamDecoder(self._vocabulary).text(tokens)) for prompt, tokens in pairs)
         if jax.process_index() == 0:
             self._folder.mkdir(exist_ok=True, parents=True)
             (self._folder / f"{step:08d}.txt").write_text(text + "\n")

@@ -60,9 +60,7 @@ def pack_sequences(
     for number, sequence in enumerate(sequences):
         size = len(sequence) - 1
         if size > length:
-            raise ValueError(
-                f"sequence {number} has {size} tokens to score; a row of the evaluator holds {length} (length)"
-            )
+            raise ValueError(f"sequence {number} has {size} tokens to score; a row holds {length} (WorldProbes.length)")
         if used + size > length:
             rows.append([])
             used = 0

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcxjax.inference.sampling import Sampling, sample
+from hcxjax.mesh import constrain
 from hcxjax.models.attention import KVCache
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.decoder import Decoder, apply
@@ -102,7 +103,8 @@ def _prefill(
     x_BTD, cache = apply(model, params, Decoder.extend, tokens_BT, positions_BT, cache)
     last_B1D = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)
     logits_BV = apply(model, params, Decoder.logits, last_B1D)[:, 0]
-    return sample(logits_BV, lengths_B, sampling), cache
+    # Every process reads every row's token, so they are held whole everywhere.
+    return constrain(sample(logits_BV, lengths_B, sampling), None), cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=4)
@@ -112,4 +114,4 @@ def _step(
 ) -> tuple[Array, KVCache]:
     x_B1D, cache = apply(model, params, Decoder.extend, token_B[:, None], position_B[:, None], cache)
     logits_BV = apply(model, params, Decoder.logits, x_B1D)[:, 0]
-    return sample(logits_BV, position_B + 1, sampling), cache
+    return constrain(sample(logits_BV, position_B + 1, sampling), None), cache

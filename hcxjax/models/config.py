@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from hcxjax.checks import whole
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -91,9 +93,7 @@ class DecoderConfig:
             "head_dim",
             "max_length",
         )
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"DecoderConfig.{name} is {getattr(self, name)}; it must be at least 1")
+        whole(self, 1, *sizes, "scan_unroll")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"DecoderConfig.num_heads is {self.num_heads}; it must be a multiple of "

@@ -1,6 +1,7 @@
 """Next-token prediction: pretraining and, with prompt weights of 0 in the data, supervised fine-tuning."""
 
 import dataclasses
+from collections.abc import Collection
 
 import jax.numpy as jnp
 
@@ -20,14 +21,18 @@ class LanguageModel:
       model: the decoder's sizes.
       z_loss: weight of the squared log-normaliser (Chowdhery et al. 2022, arXiv:2204.02311, section 5; they use 1e-4).
       loss_chunk: positions whose logits exist at a time, None for all.
-      sources: names of the batch's sources, which `source_B` numbers in alphabetical order, for `loss/NAME` and
-        `share/NAME`; empty: none of these.
+      sources: names of the batch's sources (a mapping's keys will do), which `source_B` numbers in alphabetical order,
+        for `loss/NAME` and `share/NAME`; empty: none of these.
     """
 
     model: DecoderConfig
     z_loss: float = 0.0
     loss_chunk: int | None = None
-    sources: tuple[str, ...] = ()
+    sources: Collection[str] = ()
+
+    def __post_init__(self):
+        # Hashable, because an objective is static under jit.
+        object.__setattr__(self, "sources", tuple(sorted(self.sources)))
 
     @property
     def decoder(self) -> Decoder:
@@ -58,7 +63,7 @@ class LanguageModel:
             "z_loss": Mean(self.z_loss * z, weight),
             "padding": Mean(jnp.sum(padding_BT), jnp.float32(padding_BT.size)),
         }
-        for number, name in enumerate(sorted(self.sources)):
+        for number, name in enumerate(self.sources):
             here_B1 = (batch["source_B"] == number)[:, None]
             share = jnp.sum(weights_BT * here_B1)
             metrics[f"loss/{name}"] = Mean(jnp.sum(nll_BT * here_B1), share)

@@ -138,7 +138,10 @@ class Vocabulary:
 
 
 class StreamDecoder:
-    """Text of ids as they arrive, never cut inside a character: bytes wait until their character is whole."""
+    """Text of ids as they arrive, never cut inside a character: bytes wait until their character is whole.
+
+    Bytes of a character that never becomes whole are not shown.
+    """
 
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
@@ -148,6 +151,6 @@ class StreamDecoder:
         """The characters that `token` completes, possibly none."""
         return self._decoder.decode(self._vocabulary.token_bytes(int(token)))
 
-    def finish(self) -> str:
-        """What is left: U+FFFD where the ids end inside a character."""
-        return self._decoder.decode(b"", final=True)
+    def text(self, tokens: Iterable[int]) -> str:
+        """The whole characters of `tokens`."""
+        return "".join(self.push(token) for token in tokens)

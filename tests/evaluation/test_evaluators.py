@@ -30,9 +30,9 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [self.known.setdefault(letter, 4 + len(self.known)) for letter in text]
 
-    def decode(self, tokens) -> str:
+    def token_bytes(self, token: int) -> bytes:
         letters = {token: letter for letter, token in self.known.items()}
-        return "".join(letters.get(int(token), "?") for token in tokens)
+        return letters.get(token, "?").encode()
 
     def vocabulary(self) -> "Characters":
         return self

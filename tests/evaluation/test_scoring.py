@@ -25,5 +25,5 @@ def test_every_sequence_lies_where_it_is_said_to():
 
 
 def test_a_sequence_longer_than_a_row_is_named():
-    with pytest.raises(ValueError, match="sequence 1 has 13 tokens to score; a row of the evaluator holds 12"):
+    with pytest.raises(ValueError, match="sequence 1 has 13 tokens to score; a row holds 12"):
         pack_sequences([[1, 2], list(range(14))], length=12, batch=1)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from hcxjax.data.corpus import Corpus
+from hcxjax.data.tokenizer import Tokenizer
 from tools import generate
 
 
@@ -41,7 +41,7 @@ def test_an_older_checkpoint_and_a_seed(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--step", "3"), "no checkpoint of step 3; it has steps [8, 12]"),
+        (("--step", "3"), "no checkpoint of step 3; it has steps [4, 8, 12, 16]"),
         (("--temperature", "-1"), "temperature is -1.0"),
         (("--top_p", "0"), "top_p is 0.0"),
         (("--new_tokens", "0"), "new_tokens is 0"),
@@ -62,17 +62,10 @@ def test_no_run_is_named(tmp_path, capsys):
     assert "has no config.gin" in capsys.readouterr().err
 
 
-def test_another_tokenizer_than_the_checkpoint_s_is_refused(run, tmp_path, capsys, monkeypatch):
+def test_another_tokenizer_than_the_checkpoint_s_is_refused(run, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    vocabulary = Corpus.vocabulary
-
-    def other(corpus):
-        found = vocabulary(corpus)
-        found.fingerprint = "0" * 64
-        return found
-
-    monkeypatch.setattr(Corpus, "vocabulary", other)
+    Tokenizer(size=400).train(str(copy / "tokenizer"), ["다른 글", "another text"])
     assert generate.main(["--run", str(copy), "--prompt", "a"]) == 1
     assert "trained with another tokenizer" in capsys.readouterr().err
 

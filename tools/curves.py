@@ -28,7 +28,7 @@ def series(run: Path) -> dict[str, list[tuple[int, float]]]:
     for line in path.read_text().splitlines():
         metrics = json.loads(line)
         for name, value in metrics.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 found.setdefault(name, []).append((metrics["step"], value))
     return found
 
@@ -46,7 +46,7 @@ def draw(runs: list[Path], output: Path) -> None:
         left.plot(*zip(*metrics["train/loss"], strict=True), style, linewidth=0.8, label=run.name)
         measured = [name for name in metrics if name.endswith("/bits_per_byte")]
         for color, name in enumerate(sorted(measured)):
-            source = name.removeprefix("eval/").removesuffix("/bits_per_byte")
+            source = name.removeprefix("eval/").removesuffix("bits_per_byte").rstrip("/") or "mean"
             right.plot(
                 *zip(*metrics[name], strict=True), style, marker="o", color=f"C{color}", label=f"{run.name} {source}"
             )

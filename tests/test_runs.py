@@ -229,7 +229,7 @@ def test_two_processes_measure_and_write_what_one_does(whole, compiled, tmp_path
     [
         (("BATCH=6", "ACCUMULATE=4"), "BATCH is 6; it must be a positive multiple of 4 (microbatches 4"),
         (("LENGTH=256",), "row of 256 tokens is longer than the model's context: DecoderConfig.max_length is 128"),
-        (("VOCAB_SIZE=300",), "300"),
+        (("VOCAB_SIZE=300",), "Tokenizer.size is 300, but the tokenizer in"),
         (("RATES={'ko': 1, 'en': -1, 'code': 1}",), "'en' is -1"),
         (("RATES={'ko': 1, 'en': 0, 'code': 1}",), "'en' is 0"),
         (("SOURCES={}",), "Corpus.sources is empty"),

@@ -39,7 +39,7 @@ class Numbers:
     """Row r of step s is a function of s and r; some steps are planted."""
 
     def __init__(self, planted=None, skips=()):
-        self.planted, self.skips, self.closed, self.asked = planted or {}, skips, False, []
+        self.planted, self.skips, self.closed, self.asked, self.restored = planted or {}, skips, False, [], None
 
     def start(self, layout, params):
         self.layout, self.position = layout, 0
@@ -56,7 +56,7 @@ class Numbers:
         return {"position": self.position}
 
     def set_state(self, state):
-        self.position = int(state["position"])
+        self.position = self.restored = int(state["position"])
 
     def close(self):
         self.closed = True
@@ -127,21 +127,29 @@ def test_a_resumed_run_repeats_a_whole_one(tmp_path):
     train(experiment(tmp_path / "parts", steps=4))
     resumed = Numbers()
     train(experiment(tmp_path / "parts", steps=12, source=resumed))
+    assert resumed.restored == 4
     assert resumed.asked == list(range(4, 12))
     assert told(tmp_path / "parts", "train/loss") == told(tmp_path / "whole", "train/loss")
 
 
 def test_evaluators_are_called_before_the_first_update_when_due_and_at_the_end(tmp_path):
-    evaluator = Told({}, every=3)
-    train(experiment(tmp_path, evaluators=(evaluator,)))
-    assert evaluator.steps == [0, 3, 6, 8]
-    assert list(told(tmp_path, "eval/x")) == [0, 3, 6, 8]
+    thirds, fourths = Told({}, every=3), Told({}, every=4)
+    train(experiment(tmp_path, evaluators=(thirds, fourths)))
+    assert thirds.steps == [0, 3, 6, 8]
+    assert fourths.steps == [0, 4, 8]
+    assert list(told(tmp_path, "eval/x")) == [0, 3, 4, 6, 8]
 
 
 def test_the_best_checkpoint_stays(tmp_path):
     scores = Told({2: 5.0, 4: 1.0, 6: 3.0, 8: 4.0, 10: 4.0})
     train(experiment(tmp_path, steps=10, save_every=2, evaluators=(scores,), watch=Watch("eval/x")))
     assert steps_of(tmp_path) == [4, 8, 10]
+
+
+def test_a_new_best_is_saved_when_it_is_measured(tmp_path):
+    scores = Told({2: 5.0, 4: 1.0, 6: 3.0, 8: 4.0})
+    train(experiment(tmp_path, save_every=100, evaluators=(scores,), watch=Watch("eval/x")))
+    assert steps_of(tmp_path) == [4, 8]
 
 
 def test_patience_ends_the_run_early_and_survives_a_resume(tmp_path):

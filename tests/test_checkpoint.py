@@ -83,6 +83,8 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, harm, ca
     np.testing.assert_array_equal(restored["state"]["params"]["wide"], tree(1)["state"]["params"]["wide"])
     assert "checkpoint 2 is damaged" in caplog.text
     assert victim.name in caplog.text
+    said = {"flip": "other contents", "truncate": "bytes, ", "remove": "is missing", "checksums": "cannot be read"}
+    assert said.get(harm, "") in caplog.text
     folder.save(2, tree(2))
     folder.wait()
     assert folder.steps() == [1, 2]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hcxjax.tracking import Clock, JsonLines, MLflow, TensorBoard, peak_memory
+from hcxjax.tracking import Clock, JsonLines, MLflow, TensorBoard, Trace, peak_memory
 
 
 def lines(path):
@@ -96,6 +96,24 @@ def test_model_flops_utilisation_is_told_where_the_peak_is_known(monkeypatch):
     now[0] = 0.5
     clock.update_done(tokens=1.0)
     assert clock.metrics(flops=1e12)["speed/mfu"] == pytest.approx(0.5)
+
+
+def test_a_trace_covers_the_updates_it_is_asked_for(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("hcxjax.tracking.jax.profiler.start_trace", lambda folder: done.append(folder))
+    monkeypatch.setattr("hcxjax.tracking.jax.profiler.stop_trace", lambda: done.append("stopped"))
+    trace = Trace(tmp_path, (2, 3))
+    for step in (1, 2):
+        trace.before(step)
+        assert not trace.due(step)
+    trace.before(3)
+    assert trace.due(3)
+    trace.stop()
+    trace.stop()
+    assert done == [str(tmp_path / "profile"), "stopped"]
+    resumed = Trace(tmp_path, (2, 3))
+    resumed.before(3)
+    assert not resumed.due(3), "a run that goes on inside the span traces nothing"
 
 
 def test_peak_memory_grows_with_what_is_held():

@@ -204,7 +204,7 @@ def test_a_profile_is_written_where_it_is_asked_for(tmp_path, last):
 def test_numbers_that_cannot_be_are_named(tmp_path, field):
     with pytest.raises(ValueError, match=f"Experiment.{field} is 0"):
         experiment(tmp_path, **{field: 0})
-    with pytest.raises(ValueError, match="Told.every is 0; it must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=r"Told\.every is 0; it must be a whole number of at least 1"):
         experiment(tmp_path, evaluators=(Told({}, every=0),))
 
 

@@ -138,7 +138,7 @@ def test_a_state_of_other_documents_is_refused(started, corpus, tmp_path):
     [
         ({"rates": {"ko": 0, "en": 1, "code": 1}}, "rate of 'ko' is 0"),
         ({"rates": {"ko": -1, "en": 1, "code": 1}}, "rate of 'ko' is -1"),
-        ({"batch": 0}, "BATCH is 0"),
+        ({"batch": 0}, "PackedTokens.batch is 0"),
         ({"length": 4}, "LENGTH is 4"),
         ({"infilling": Infilling(rate=2.0)}, "Infilling.rate is 2.0"),
     ],

@@ -10,7 +10,7 @@ from hcxjax.models.config import RopeScaling
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 0}, r"DecoderConfig\.vocab_size is 0; it must be at least 1"),
+        ({"vocab_size": 0}, r"DecoderConfig\.vocab_size is 0; it must be a whole number of at least 1"),
         ({"num_layers": -1}, r"DecoderConfig\.num_layers is -1"),
         ({"num_kv_heads": 3}, r"DecoderConfig\.num_heads is 4; it must be a multiple of num_kv_heads, 3"),
         ({"head_dim": 15}, r"DecoderConfig\.head_dim is 15; rotary embedding needs an even number"),

@@ -36,6 +36,16 @@ def test_a_run_that_starts_anew_starts_an_empty_file(tmp_path):
     assert len(lines(tmp_path / "metrics.jsonl")) == 1
 
 
+def test_what_is_no_number_is_null_because_json_has_no_nan(tmp_path):
+    tracker = JsonLines()
+    tracker.start(tmp_path, 0, 10)
+    tracker.log(1, {"train/loss": float("nan"), "train/grad_norm": float("inf"), "train/weight": 2.0})
+    tracker.close()
+    (text,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    expected = {"step": 1, "train/loss": None, "train/grad_norm": None, "train/weight": 2.0}
+    assert json.loads(text, parse_constant=pytest.fail) == expected
+
+
 def test_tensorboard_events_can_be_read(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 

@@ -201,7 +201,7 @@ def _tfds_task(spec: Spec) -> Any:
     field, directory = spec.options["field"], spec.options["data_dir"] or None
     name = f"tfds_{_digest(spec.path, field, directory)}"
     if name in seqio.TaskRegistry.names():
-        return seqio.get_mixture_or_task(name)
+        return seqio.TaskRegistry.get(name)
 
     def keep_text(dataset: Any) -> Any:
         return dataset.map(lambda example: {"text": example[field]})

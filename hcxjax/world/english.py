@@ -3,9 +3,10 @@
 from functools import cache, lru_cache
 
 from hcxjax.world import english_stories as stories
+from hcxjax.world import wording
 from hcxjax.world.dice import Dice
 from hcxjax.world.english_patterns import RELATIONS
-from hcxjax.world.facts import Fact, Scene, group_facts, order_facts
+from hcxjax.world.facts import Fact, Scene, order_facts
 from hcxjax.world.names import Noun, PersonName
 from hcxjax.world.wording import Exchange, fill
 
@@ -46,25 +47,14 @@ def _with_pronoun(pattern: str) -> str:
 
 def state(dice: Dice, scene: Scene, facts: list[Fact]) -> str:
     """Facts as sentences, in this order; whom the sentence before was about may become a pronoun."""
-    sentences, known = [], ""
-    for group in group_facts(dice, facts):
-        wording, cast = (
-            RELATIONS[group[0].relation],
-            dict(zip("xvyw", sum(map(scene.fillers, group), ()), strict=False)),
-        )
-        pattern = dice.pick(wording.pair if len(group) == 2 else wording.tell)
-        if group[0].subject == known and len(group) == 1 and dice.chance(0.5):
-            pattern = _with_pronoun(pattern)
-        sentences.append(say(pattern, cast))
-        known = group[0].subject if len(group) == 1 else ""
-    return " ".join(sentences)
+    return wording.state(dice, scene, facts, RELATIONS, say, _with_pronoun)
 
 
 def ask(dice: Dice, scene: Scene, fact: Fact, who: bool) -> Exchange:
     """Question and answer about a fact: for its value, or for its subject if `who`."""
     subject, value = scene.fillers(fact)
-    wording, cast = RELATIONS[fact.relation], {"x": subject, "v": value}
-    questions, answers = (wording.ask_who, wording.answer_who) if who else (wording.ask, wording.answer)
+    patterns, cast = RELATIONS[fact.relation], {"x": subject, "v": value}
+    questions, answers = (patterns.ask_who, patterns.answer_who) if who else (patterns.ask, patterns.answer)
     question, answer = dice.pick(questions), dice.pick(answers)
     lead = say(answer, cast, until="x" if who else "v")
     return Exchange(say(question, cast), lead, say(answer, cast)[len(lead) :])

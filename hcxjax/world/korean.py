@@ -1,11 +1,12 @@
 """Tells a scene in Korean."""
 
 import re
-from functools import cache
+from functools import cache, partial
 
 from hcxjax.world import korean_stories as stories
+from hcxjax.world import wording
 from hcxjax.world.dice import Dice
-from hcxjax.world.facts import Fact, Scene, group_facts, order_facts
+from hcxjax.world.facts import Fact, Scene, order_facts
 from hcxjax.world.hangul import attach
 from hcxjax.world.korean_patterns import RELATIONS
 from hcxjax.world.names import Noun
@@ -42,25 +43,14 @@ def _without_subject(pattern: str) -> str:
 
 def state(dice: Dice, scene: Scene, facts: list[Fact], style: int) -> str:
     """Facts as sentences, in this order."""
-    sentences, known = [], ""
-    for group in group_facts(dice, facts):
-        wording, cast = (
-            RELATIONS[group[0].relation],
-            dict(zip("xvyw", sum(map(scene.fillers, group), ()), strict=False)),
-        )
-        pattern = dice.pick(wording.pair if len(group) == 2 else wording.tell)
-        if group[0].subject == known and len(group) == 1 and dice.chance(0.5):
-            pattern = _without_subject(pattern)
-        sentences.append(say(pattern, cast, style))
-        known = group[0].subject if len(group) == 1 else ""
-    return " ".join(sentences)
+    return wording.state(dice, scene, facts, RELATIONS, partial(say, style=style), _without_subject)
 
 
 def ask(dice: Dice, scene: Scene, fact: Fact, who: bool) -> Exchange:
     """Question and answer about a fact: for its value, or for its subject if `who`. Always polite."""
     subject, value = scene.fillers(fact)
-    wording, cast = RELATIONS[fact.relation], {"x": subject, "v": value}
-    questions, answers = (wording.ask_who, wording.answer_who) if who else (wording.ask, wording.answer)
+    patterns, cast = RELATIONS[fact.relation], {"x": subject, "v": value}
+    questions, answers = (patterns.ask_who, patterns.answer_who) if who else (patterns.ask, patterns.answer)
     question, answer = dice.pick(questions), dice.pick(answers)
     lead = say(answer, cast, POLITE, until="x" if who else "v")
     return Exchange(say(question, cast, POLITE), lead, say(answer, cast, POLITE)[len(lead) :])

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from hcxjax.world.dice import Dice
+from hcxjax.world.facts import Fact, Scene, group_facts
 from hcxjax.world.names import Noun
 
 _ROLE = re.compile(r"\{([a-z][a-z_.]*)(?::([^}]*))?\}")
@@ -53,3 +55,30 @@ class Exchange(NamedTuple):
     question: str
     lead: str
     rest: str
+
+
+def state(
+    dice: Dice,
+    scene: Scene,
+    facts: list[Fact],
+    relations: Mapping[str, Wording],
+    say: Callable[[str, Mapping[str, Noun]], str],
+    shorten: Callable[[str], str],
+) -> str:
+    """Facts as sentences, in this order.
+
+    Args:
+      relations: patterns of each relation in the language.
+      say: (pattern, cast) → sentence.
+      shorten: the pattern where the sentence before was about the same subject.
+    """
+    sentences, known = [], ""
+    for group in group_facts(dice, facts):
+        wording = relations[group[0].relation]
+        cast = dict(zip("xvyw", sum(map(scene.fillers, group), ()), strict=False))
+        pattern = dice.pick(wording.pair if len(group) == 2 else wording.tell)
+        if group[0].subject == known and len(group) == 1 and dice.chance(0.5):
+            pattern = shorten(pattern)
+        sentences.append(say(pattern, cast))
+        known = group[0].subject if len(group) == 1 else ""
+    return " ".join(sentences)

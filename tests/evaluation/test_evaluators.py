@@ -17,6 +17,7 @@ from hcxjax.mesh import Layout, unbox
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.likelihood import TokenScores
 from hcxjax.objectives.language_model import LanguageModel
+from hcxjax.world import Probe
 
 
 class Characters:
@@ -56,6 +57,7 @@ def test_bits_per_byte_are_bits_over_bytes():
         held_out[name] = SimpleNamespace(batches=batches, bytes=10 * len(sequences), targets=targets)
     evaluator = BitsPerByte(Oracle(), SimpleNamespace(load=lambda: held_out), every=1)
     table = -np.arange(20, dtype=np.float32) / 10
+    table[0] = -9  # only padding has this target
     with Layout().active():
         evaluator.start(Layout(), "")
         results = evaluator.evaluate(jnp.asarray(table), 0)
@@ -84,6 +86,19 @@ def test_a_model_that_always_says_one_form_is_right_where_that_form_is_the_answe
     assert 0.3 < closed["eval/world/particle/choice"] < 0.7
     assert 0.3 < opened["eval/world/particle/choice"] < 0.7
     assert closed["eval/world/particle/exact"] <= closed["eval/world/particle/choice"]
+
+
+@pytest.mark.parametrize(("favour", "choice", "exact"), [("나라", 1, 1), ("나", 1, 0), ("다마", 0, 0)])
+def test_choice_is_the_likelier_whole_and_exact_is_every_token(favour, choice, exact):
+    letters = Characters()
+    world = SimpleNamespace(probes=lambda kind, count: [Probe(kind, "ko", "가", "나라", ("다마",))] * count)
+    probes = WorldProbes(Oracle(), letters, 1, length=8, batch=8, count=2, kinds=("particle",), world=world)
+    table = np.full(letters.size, -2.0, np.float32)
+    table[letters.encode(favour)] = -1.0
+    with Layout().active():
+        probes.start(Layout(), "")
+        results = probes.evaluate(jnp.asarray(table), 0)
+    assert results == {"eval/world/particle/choice": choice, "eval/world/particle/exact": exact}
 
 
 def test_a_model_without_a_preference_chooses_nothing_right():

@@ -1,18 +1,26 @@
 """What is trained on: named sources, the vocabulary they are written in, and their token stores."""
 
 import dataclasses
-import importlib
-import itertools
+import functools
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from hcxjax.checks import whole
+from hcxjax.data.cleaning.duplicates import NearDuplicates
+from hcxjax.data.cleaning.steps import Step
+from hcxjax.data.documents import Documents, Unit, describe
 from hcxjax.data.hashing import fingerprint
+from hcxjax.data.mixing import shares
 from hcxjax.data.publishing import publish
-from hcxjax.data.readers import MAX_DOCUMENT_BYTES, Skips
-from hcxjax.data.sources import SPLITS, Spec, documents
-from hcxjax.data.store import TokenStore, write_store
+from hcxjax.data.readers import MAX_DOCUMENT_BYTES
+from hcxjax.data.sources import SPLITS, Spec
+from hcxjax.data.store import TokenStore, part_folder, seal, sealed, write_part
 from hcxjax.data.tokenizer import Tokenizer
+from hcxjax.data.workers import counted, each
 from hcxjax.text.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +32,20 @@ class Corpus:
         numbered in the order of their names: a dictionary's own order does not survive being written to a gin file.
       tokenizer: which vocabulary.
       directory: holds tokenizer/ and store/; a run's RUN_DIR, or a place that several runs share.
-      max_documents: training documents of each source, from its start; None keeps all.
-      max_validation_documents: the same of its validation split.
+      max_documents: training documents of each source, dealt evenly over its parts (its files); None keeps all.
+      max_validation_documents: the same of its validation documents.
       max_document_bytes: longer documents are skipped and counted.
       validation_share: share of a source's documents that is held out where it has no validation split of its own.
       task_modules: modules that register the Tasks that `sources` names, such as tasks.pretrain. They are imported when
         a Task is first read, because they import TensorFlow and a run whose stores are written needs none.
+      cleaning: name of a source → the steps that its documents go through in turn; a source that is not named is kept
+        as it is.
+      duplicates: leaves out documents that equal, or nearly equal, one that was read before, over all sources; None
+        keeps them.
+      workers: processes that read, clean and tokenise; the outcome is the same for any number.
 
-    A store is written once for these settings: where files behind a source have changed since, delete its folder.
+    Folders of `directory`: documents/ (cleaned text; may be deleted once the stores are sealed), tokenizer/, store/. All
+    are written once for these settings: where files behind a source have changed since, delete them.
     """
 
     sources: Mapping[str, str]
@@ -42,6 +56,9 @@ class Corpus:
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     validation_share: float = 0.01
     task_modules: tuple[str, ...] = ()
+    cleaning: Mapping[str, Sequence[Step]] | None = None
+    duplicates: NearDuplicates | None = None
+    workers: int = 1
 
     @property
     def names(self) -> list[str]:
@@ -61,13 +78,48 @@ class Corpus:
                 raise ValueError(f"Corpus.{name} is {limit}; it must be positive, or None for all")
         if self.max_document_bytes < 1:
             raise ValueError(f"Corpus.max_document_bytes is {self.max_document_bytes}; it must be positive")
+        whole(self, 1, "workers")
+        if unknown := sorted(set(self.cleaning or {}) - set(self.sources)):
+            raise ValueError(
+                f"Corpus.cleaning names {', '.join(unknown)}, but Corpus.sources has {', '.join(self.names)}"
+            )
         if not 0 < self.validation_share < 1:
             raise ValueError(f"Corpus.validation_share is {self.validation_share}; it must lie between 0 and 1")
 
+    @property
+    def documents(self) -> Documents:
+        """The first stage: documents read and cleaned."""
+        return Documents(
+            sources=self.sources,
+            directory=os.path.join(self.directory, "documents"),
+            max_documents=self.max_documents,
+            max_validation_documents=self.max_validation_documents,
+            max_document_bytes=self.max_document_bytes,
+            validation_share=self.validation_share,
+            cleaning=self.cleaning or {},
+            duplicates=self.duplicates,
+            task_modules=self.task_modules,
+        )
+
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary; trained on equal numbers of bytes of every source on first use."""
+        """The vocabulary; trained on the documents on first use."""
         self.check()
         return self.tokenizer.load(os.path.join(self.directory, "tokenizer"), self.sample)
+
+    def sample(self) -> Iterator[str]:
+        """Training documents of all sources at the tokenizer's rates: who has given least for its rate gives next."""
+        documents = self._cleaned()
+        rates = {name: float(share) for name, share in shares(self.tokenizer.rates, self.names).items()}
+        streams = {name: documents.training_texts(name) for name in self.names}
+        given = dict.fromkeys(streams, 0.0)
+        while streams:
+            name = min(streams, key=lambda name: given[name])
+            text = next(streams[name], None)
+            if text is None:
+                del streams[name]
+                continue
+            given[name] += len(text.encode()) / rates[name]
+            yield text
 
     def stores(self, split: str) -> dict[str, TokenStore]:
         """The token store of each source, written on first use.
@@ -79,45 +131,68 @@ class Corpus:
         """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is unknown; it must be one of {SPLITS}")
+        self.check()
         vocabulary = self.vocabulary()
-        return {name: self._store(name, split, vocabulary) for name in self.names}
+        folders = {name: self.store_folder(name, split, vocabulary) for name in self.names}
+        if not all(map(sealed, folders.values())):
+            self.tokenize(vocabulary)
+            for name, folder in folders.items():
+                self._seal(name, split, folder, vocabulary)
+        return {name: TokenStore.open(folder) for name, folder in folders.items()}
 
-    def _store(self, name: str, split: str, vocabulary: Vocabulary) -> TokenStore:
-        key = fingerprint(self.sources[name], vocabulary.fingerprint, *self._limits(split))
-        folder = os.path.join(self.directory, "store", f"{name}-{split}-{key:016x}")
-
-        def write(temporary: str) -> None:
-            skips = Skips()
-            write_store(temporary, self._documents(name, split, skips), vocabulary, skips, self.sources[name], split)
-
-        publish(folder, write)
-        return TokenStore.open(folder)
-
-    def _limits(self, split: str) -> tuple[int | None, int, float]:
-        documents_kept = self.max_documents if split == "train" else self.max_validation_documents
-        return documents_kept, self.max_document_bytes, self.validation_share
-
-    def _documents(self, name: str, split: str, skips: Skips) -> Iterator[str]:
-        for module in self.task_modules:
-            importlib.import_module(module)
-        texts = documents(
-            self.sources[name],
-            split,
-            validation_share=self.validation_share,
-            max_document_bytes=self.max_document_bytes,
-            skips=skips,
+    def store_folder(self, name: str, split: str, vocabulary: Vocabulary) -> str:
+        """Where the store of a source and split lies."""
+        documents = self.documents
+        key = fingerprint(
+            documents.key(name) if self.duplicates is None else [name, documents.keys], vocabulary.fingerprint
         )
-        return itertools.islice(texts, self._limits(split)[0])
+        return os.path.join(self.directory, "store", f"{name}-{split}-{key:016x}")
 
-    def sample(self) -> Iterator[str]:
-        """Training documents of all sources; the source that has given the fewest bytes gives next."""
-        streams = {name: self._documents(name, "train", Skips()) for name in self.names}
-        given = dict.fromkeys(streams, 0)
-        while streams:
-            name = min(streams, key=lambda name: given[name])
-            text = next(streams[name], None)
-            if text is None:
-                del streams[name]
-                continue
-            given[name] += len(text.encode())
-            yield text
+    def tokenize(self, vocabulary: Vocabulary) -> None:
+        """Writes every part of every store that is not there; `stores` seals them."""
+        documents = self._cleaned()
+        tasks = [(unit, part) for unit in documents.units() for part in range(documents.parts(unit))]
+        each(functools.partial(self.tokenize_part, documents, vocabulary.path), tasks, self.workers, "tokenizing")
+
+    def tokenize_part(self, documents: Documents, tokenizer: str, unit: Unit, part: int, wait: bool = True) -> bool:
+        """Publishes the tokens of one part for the splits it belongs to; False where another process is at it.
+
+        Args:
+          tokenizer: path of the vocabulary.
+        """
+        vocabulary = _vocabulary(tokenizer, os.path.getmtime(tokenizer))
+
+        def write(split: str, folder: str) -> None:
+            remaining = counted(documents.remaining(unit, part), f"{unit.source} {split}, part {part}")
+            texts = (kept.text for kept in remaining if kept.held_out == (split == "validation"))
+            write_part(folder, texts, vocabulary)
+
+        splits = SPLITS if documents.units_of(unit.source) == [unit] else (unit.split,)
+        folders = {split: part_folder(self.store_folder(unit.source, split, vocabulary), part) for split in splits}
+        return all(publish(folder, functools.partial(write, split), wait=wait) for split, folder in folders.items())
+
+    def _cleaned(self) -> Documents:
+        """The documents, written where they are not there."""
+        self.check()
+        documents = self.documents
+        tasks = [(unit, part) for unit in documents.units() for part in range(documents.parts(unit))]
+        each(documents.clean_part, tasks, self.workers, "reading and cleaning")
+        documents.drop_duplicates()
+        return documents
+
+    def _seal(self, name: str, split: str, folder: str, vocabulary: Vocabulary) -> None:
+        """Completes a store whose parts are written."""
+        documents = self.documents
+        unit = next(unit for unit in reversed(documents.units_of(name)) if unit.split in (split, "train"))
+        tally, places = documents.tally(unit)
+        if tally.dropped:
+            _log.warning("%s %s: left out %s", name, unit.split, describe(tally, places))
+        about = {"source": self.sources[name], "split": split, "left_out": describe(tally, places)}
+        about["tally"] = tally.to_json()
+        seal(folder, range(documents.parts(unit)), vocabulary, about)
+
+
+@functools.lru_cache(maxsize=1)
+def _vocabulary(path: str, changed: float) -> Vocabulary:
+    """The vocabulary at `path`, opened once a process."""
+    return Vocabulary(path)

@@ -13,7 +13,8 @@ from hcxjax.checks import whole
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.mixing import deal, shares
-from hcxjax.data.packing import Epochs, Infilling, RowBuilder
+from hcxjax.data.epochs import Epochs
+from hcxjax.data.packing import Infilling, RowBuilder
 from hcxjax.data.publishing import publish
 from hcxjax.data.tokenizer import CARD_FILE, MODEL_FILE
 from hcxjax.mesh import Layout
@@ -83,9 +84,9 @@ class PackedTokens:
 
     @property
     def padding(self) -> float:
-        """Share of the first epoch's positions that hold nothing, at the rates of the mixture."""
+        """Share of the first epoch's positions that hold nothing, at the rates of the mixture (`Epochs.padding`)."""
         pairs = zip(self._shares, self._epochs, strict=True)
-        return float(sum(share * epochs.locate(0)[2].padding for share, epochs in pairs))
+        return float(sum(share * epochs.padding for share, epochs in pairs))
 
     def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Global rows start..stop-1, counted from the first row of step 0.

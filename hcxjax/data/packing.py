@@ -4,20 +4,16 @@ A document of n tokens is the stream s = [EOT, t_1, ..., t_n, EOT]; its inputs a
 takes n + 1 positions and each of its tokens is predicted exactly once an epoch. A document that is longer than what is
 left of a row goes on in the next one; the first input there is the token before.
 
-An infilled piece takes `SENTINELS` positions more. Each epoch is packed anew, in another order of the documents and
-with other pieces infilled, so rows are full in every epoch and a document meets other cuts and other neighbours.
+An infilled piece takes `SENTINELS` positions more. How many rows some documents are given (`rows_for`) follows from
+their lengths alone; infilling and tidy row ends spend what is spare, and stop where nothing is.
 """
 
 import dataclasses
-import functools
-import itertools
-import threading
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from hcxjax.data.hashing import drawn, shuffled
-from hcxjax.data.mixing import permuted
+from hcxjax.data.hashing import drawn, mixed
 from hcxjax.text.infilling import SENTINELS, Sentinels, infill, thirds
 from hcxjax.text.vocabulary import Vocabulary
 
@@ -63,7 +59,7 @@ class Infilling:
 class Documents(Protocol):
     """What a row is read from; a `TokenStore` is one."""
 
-    def tokens(self, document: int) -> np.ndarray: ...
+    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +69,8 @@ class Plan:
     Attributes:
       length: positions of a row.
       pieces: int64 of shape (pieces, 5): document, start, stop, last, infilled.
-      row_starts: first piece of each row, and the number of pieces at the end; int64 of shape (rows + 1,).
+      row_starts: first piece of each row, and the number of pieces at the end; int64 of shape (rows + 1,). The last
+        row may be empty.
     """
 
     length: int
@@ -91,77 +88,62 @@ class Plan:
         return [Piece(*piece[:3], *map(bool, piece[3:])) for piece in span.tolist()]
 
     @property
-    def padding(self) -> float:
-        """Share of positions that hold nothing."""
-        used = (self.pieces[:, 2] - self.pieces[:, 1]).sum() + SENTINELS * self.pieces[:, 4].sum()
-        return 1 - int(used) / (self.rows * self.length)
+    def used(self) -> int:
+        """Positions that hold something."""
+        return int((self.pieces[:, 2] - self.pieces[:, 1]).sum() + SENTINELS * self.pieces[:, 4].sum())
 
 
-def pack(
-    lengths: np.ndarray, length: int, infilling: Infilling, key: tuple[int, ...], order: np.ndarray | None = None
-) -> Plan:
-    """A plan that holds each document once.
+def rows_for(lengths: np.ndarray, length: int, infilling: Infilling) -> int:
+    """Rows that hold documents of `lengths` tokens once, with room for the infilling that is expected.
 
-    Args:
-      lengths: tokens of each document.
-      length: positions of a row.
-      key: decides which pieces are infilled.
-      order: of the documents; None is as they come.
     Raises:
       ValueError: rows are too short to hold anything.
     """
     infilling.check()
     if length < 2 * MIN_PIECE:
         raise ValueError(f"LENGTH is {length}; rows of packed documents need at least {2 * MIN_PIECE} positions")
+    streams = lengths.astype(np.int64) + 1
+    needed = int(streams.sum())
+    pieces = int((lengths >= infilling.min_tokens).sum()) + needed // length
+    row_ends = needed / length * min(1.0, MIN_PIECE / max(1.0, needed / max(1, len(lengths)))) * MIN_PIECE / 2
+    return -(-int(needed + SENTINELS * infilling.rate * pieces + row_ends) // length)
+
+
+def pack(
+    lengths: np.ndarray, length: int, infilling: Infilling, key: tuple[int, ...], documents: np.ndarray | None = None
+) -> Plan:
+    """A plan of `rows_for(lengths, length, infilling)` rows that holds each document once.
+
+    Args:
+      lengths: tokens of each document.
+      length: positions of a row.
+      key: decides which pieces are infilled.
+      documents: their numbers; None is 0, 1, ....
+    Raises:
+      ValueError: rows are too short to hold anything.
+    """
+    rows = rows_for(lengths, length, infilling)
+    spare = rows * length - int(lengths.sum()) - len(lengths)
     pieces: list[Piece] = []
-    row_starts, left = [], 0
-    ordered = np.arange(len(lengths)) if order is None else order
-    for document, tokens in zip(ordered.tolist(), lengths[ordered].tolist(), strict=True):
+    row_starts, left, prefix = [], 0, mixed(*key)
+    numbers = np.arange(len(lengths)) if documents is None else documents
+    for document, tokens in zip(numbers.tolist(), lengths.tolist(), strict=True):
         start, end = 0, tokens + 1
         while start < end:
-            if left < min(MIN_PIECE, end - start):
+            if not left or (left < min(MIN_PIECE, end - start) and left <= spare):
                 row_starts.append(len(pieces))
+                spare -= left
                 left = length
             infilled, reserved = False, min(end, start + left - SENTINELS)
-            if reserved - start - (reserved == end) >= infilling.min_tokens:
-                infilled = drawn(infilling.rate, *key, document, start)
+            if spare >= SENTINELS and reserved - start - (reserved == end) >= infilling.min_tokens:
+                infilled = drawn(infilling.rate, prefix, document, start)
             stop = reserved if infilled else min(end, start + left)
             pieces.append(Piece(document, start, stop, stop == end, infilled))
             left -= stop - start + SENTINELS * infilled
+            spare -= SENTINELS * infilled
             start = stop
-    starts = np.array([*row_starts, len(pieces)], np.int64)
-    return Plan(length, np.array(pieces, np.int64).reshape(-1, len(Piece._fields)), starts)
-
-
-class Epochs:
-    """Plans of one epoch after another, each in an order and with choices of its own; a function of the key alone.
-
-    Args:
-      lengths, length, infilling: as `pack` has them.
-      key: seed and source.
-    """
-
-    def __init__(self, lengths: np.ndarray, length: int, infilling: Infilling, key: tuple[int, ...]):
-        self._lengths, self._length, self._infilling, self._key = lengths, length, infilling, key
-        self._rows: list[int] = []
-        self._lock = threading.Lock()
-        self._plan = functools.lru_cache(maxsize=2)(self._packed)  # at a batch that spans two epochs
-        self.locate(0)
-
-    def locate(self, number: int) -> tuple[int, int, Plan]:
-        """(epoch, row within it, its plan) of the `number`-th row that is read."""
-        with self._lock:
-            for epoch in itertools.count():
-                if epoch == len(self._rows):
-                    self._rows.append(self._plan(epoch).rows)
-                if number < self._rows[epoch]:
-                    return epoch, permuted(number, self._rows[epoch], *self._key, epoch), self._plan(epoch)
-                number -= self._rows[epoch]
-        raise AssertionError("unreachable")
-
-    def _packed(self, epoch: int) -> Plan:
-        order = shuffled(len(self._lengths), *self._key, epoch)
-        return pack(self._lengths, self._length, self._infilling, (*self._key, epoch), order)
+    row_starts += [len(pieces)] * (rows + 1 - len(row_starts))
+    return Plan(length, np.array(pieces, np.int64).reshape(-1, len(Piece._fields)), np.array(row_starts, np.int64))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,10 +184,9 @@ class RowBuilder:
 
     def _stream(self, piece: Piece, key: tuple[int, ...]) -> np.ndarray:
         """The piece with the token before it: one longer than its positions."""
-        tokens = self.documents.tokens(piece.document)
+        tokens = self.documents.tokens(piece.document, max(0, piece.start - 1), piece.stop - piece.last)
         end_of_text = np.array([self.vocabulary.end_of_text], np.int32)
-        before = tokens[piece.start - 1 : piece.start] if piece.start else end_of_text
-        text = tokens[piece.start : piece.stop - piece.last]
+        before, text = (tokens[:1], tokens[1:]) if piece.start else (end_of_text, tokens)
         if piece.infilled:
             cuts = thirds(self.vocabulary.starts_character(text))
             sentinels = Sentinels(self.vocabulary.fim_prefix, self.vocabulary.fim_middle, self.vocabulary.fim_suffix)

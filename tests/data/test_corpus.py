@@ -41,7 +41,8 @@ def test_what_is_skipped_is_logged_and_written_down(lines, tmp_path, model_path,
     corpus = Corpus({"a": f"jsonl:{lines}"}, Tokenizer(path=model_path), str(tmp_path), validation_share=0.1)
     with caplog.at_level(logging.WARNING):
         store = corpus.stores("train")["a"]
-    assert store.manifest["skipped"] == {"malformed JSON": 1, "invalid UTF-8": 1}
+    assert store.manifest["tally"]["dropped"] == {"malformed JSON": 1, "invalid UTF-8": 1}
+    assert store.manifest["tally"]["documents"] == 62
     assert f"1 x malformed JSON (first: {lines}:31)" in caplog.text
     assert len(store) + len(corpus.stores("validation")["a"]) == 60
 
@@ -72,9 +73,11 @@ def test_the_tokenizer_samples_equal_bytes(tmp_path):
     [
         ({"sources": {}}, "Corpus.sources is empty"),
         ({"sources": {"a/b": "world_ko"}}, "the name 'a/b'"),
-        ({"sources": {"a": "parquet:x"}}, "unknown scheme 'parquet'"),
+        ({"sources": {"a": "csv:x"}}, "unknown scheme 'csv'"),
         ({"max_documents": 0}, "Corpus.max_documents is 0"),
         ({"max_validation_documents": -1}, "Corpus.max_validation_documents is -1"),
+        ({"workers": 0}, "Corpus.workers is 0"),
+        ({"cleaning": {"b": ()}}, "Corpus.cleaning names b, but Corpus.sources has a"),
         ({"max_document_bytes": 0}, "Corpus.max_document_bytes is 0"),
         ({"validation_share": 0.0}, "Corpus.validation_share is 0.0"),
     ],

@@ -68,6 +68,7 @@ def test_an_epoch_holds_every_token_of_every_document(started, vocabulary):
     specials = set(vocabulary.specials.values())
     for number, store in enumerate(source.corpus.stores("train").values()):
         plan = source._epochs[number].locate(0)[2]
+        assert plan.rows == source._epochs[number].rows  # one block
         arrays = source.rows(0, 3 * plan.rows)  # equal rates: one epoch of this source
         of_source = arrays["source_B"] == number
         predicted = collections.Counter(arrays["targets_BT"][of_source][arrays["weights_BT"][of_source] > 0].tolist())
@@ -91,7 +92,7 @@ def test_rows_are_of_one_source_at_the_rates(started):
 
 def test_epochs_are_shuffled_and_infilled_anew(started):
     source = started(rates=None)
-    rows = source._epochs[0].locate(0)[2].rows
+    rows = source._epochs[0].rows
     arrays = source.rows(0, 6 * rows)
     targets = [tuple(row) for row in arrays["targets_BT"][arrays["source_B"] == 0]]
     assert len(targets) == 2 * rows

@@ -1,0 +1,277 @@
+"""Cleaned documents: each source read once, part by part, by any number of processes, and kept until it is tokenised.
+
+What is written is a function of the settings and the sources alone. A document's id is (unit, part, record): the unit
+is a source's split, the part one of its files or shards, the record a number within the part.
+"""
+
+import collections
+import dataclasses
+import functools
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hcxjax.data.cleaning.duplicates import NearDuplicates, duplicates, exact_key
+from hcxjax.data.cleaning.steps import Step, clean
+from hcxjax.data.cleaning.tally import Place, Tally, total
+from hcxjax.data.hashing import fingerprint
+from hcxjax.data.publishing import publish, write_whole
+from hcxjax.data.readers import Skips
+from hcxjax.data.sources import SPLITS, SourceParts, held_out, open_source
+from hcxjax.data.workers import counted
+
+_TEXTS, _INDEX, _TALLY = "texts.array_record", "index.npz", "part.json"
+_DUPLICATES = "duplicates.npz"
+_OVER = "held out beyond Corpus.max_validation_documents"
+_FORMAT = 1
+
+
+class Unit(NamedTuple):
+    """What is read as one: a source that has a validation split of its own is two units."""
+
+    source: str
+    split: str
+
+
+class Kept(NamedTuple):
+    """A cleaned document."""
+
+    record: int
+    held_out: bool
+    text: str
+
+
+def document_id(unit: int, part: int, record: int) -> int:
+    """One 63-bit number, in the order of reading: 10 bits of unit, 21 of part, 32 of record."""
+    assert unit < 1 << 10 and part < 1 << 21 and record < 1 << 32, (unit, part, record)
+    return unit << 53 | part << 32 | record
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Reads, cleans and keeps the documents of named sources; `Corpus` says what the fields mean.
+
+    Every method may be called in any process; those that write publish a part whole, or find it there.
+    """
+
+    sources: Mapping[str, str]
+    directory: str
+    max_documents: int | None
+    max_validation_documents: int | None
+    max_document_bytes: int
+    validation_share: float
+    cleaning: Mapping[str, Sequence[Step]]
+    duplicates: NearDuplicates | None
+    task_modules: tuple[str, ...]
+
+    def key(self, source: str) -> int:
+        """Stands for all settings that decide which documents of `source` are kept, duplicates apart."""
+        limits = (self.max_documents, self.max_validation_documents, self.max_document_bytes, self.validation_share)
+        steps = [repr(step) for step in self.cleaning.get(source, ())]
+        return fingerprint(_FORMAT, self.sources[source], limits, steps, repr(self.duplicates))
+
+    @property
+    def keys(self) -> int:
+        """Stands for the settings of all sources: which duplicates go depends on every one."""
+        return fingerprint(sorted((name, self.key(name)) for name in self.sources))
+
+    def folder(self, unit: Unit) -> str:
+        """Where the documents of `unit` lie."""
+        return os.path.join(self.directory, f"{unit.source}-{unit.split}-{self.key(unit.source):016x}")
+
+    def part_folder(self, unit: Unit, part: int) -> str:
+        """Where one part of them lies."""
+        return os.path.join(self.folder(unit), f"part-{part:05d}")
+
+    def opened(self, source: str) -> SourceParts:
+        """The source, found and checked."""
+        if source not in self._opened:
+            for module in self.task_modules:
+                importlib.import_module(module)
+            self._opened[source] = open_source(self.sources[source], self.max_document_bytes)
+        return self._opened[source]
+
+    @functools.cached_property
+    def _opened(self) -> dict[str, SourceParts]:
+        return {}
+
+    def __getstate__(self) -> dict[str, object]:
+        # Open sources stay in their process.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def units_of(self, source: str) -> list[Unit]:
+        """The units of one source."""
+        return [Unit(source, split) for split in (SPLITS if self.opened(source).own_validation else SPLITS[:1])]
+
+    def units(self) -> list[Unit]:
+        """All units in the order of their numbers: what is trained on comes first."""
+        found = [unit for source in sorted(self.sources) for unit in self.units_of(source)]
+        return sorted(found, key=lambda unit: (SPLITS.index(unit.split), unit.source))
+
+    def parts(self, unit: Unit) -> int:
+        """Number of parts of a unit."""
+        return self.opened(unit.source).parts(unit.split)
+
+    def clean_part(self, unit: Unit, part: int, wait: bool = True) -> bool:
+        """Reads, cleans and publishes one part; True where it is there, False where another process writes it."""
+        return publish(self.part_folder(unit, part), lambda folder: self._write(folder, unit, part), wait=wait)
+
+    def _write(self, folder: str, unit: Unit, part: int) -> None:
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+        tally, skips = Tally(), Skips()
+        writer = array_record_module.ArrayRecordWriter(os.path.join(folder, _TEXTS), "group_size:64")
+        records, sides, keys, signatures = [], [], [], []
+        for kept in counted(self._kept(unit, part, tally, skips), f"{unit.source} {unit.split}, part {part}"):
+            writer.write(kept.text.encode())
+            records.append(kept.record)
+            sides.append(kept.held_out)
+            if self.duplicates is not None:
+                keys.append(exact_key(kept.text))
+                signatures.append(self.duplicates.signature(kept.text))
+        writer.close()
+        arrays = {"records": np.array(records, np.int64), "held_out": np.array(sides, bool)}
+        if self.duplicates is not None:
+            arrays |= {"keys": np.array(keys, np.int64), "signatures": self.duplicates.stacked(signatures)}
+        np.savez(os.path.join(folder, _INDEX), **arrays)
+        for reason, count in skips.counts.items():
+            tally.add_unread(reason, Place(unit.source, part, 0), count)
+        identity = self.opened(unit.source).fingerprint(unit.split, part)
+        about = {"name": self.opened(unit.source).part_name(unit.split, part), "fingerprint": identity}
+        write_whole(
+            os.path.join(folder, _TALLY), about | {"tally": tally.to_json(), "unreadable_first_at": skips.examples}
+        )
+
+    def _kept(self, unit: Unit, part: int, tally: Tally, skips: Skips) -> Iterator[Kept]:
+        """The documents of a part that stay; those left out are counted in `tally` and `skips`."""
+        source, steps, left = self.opened(unit.source), self.cleaning.get(unit.source, ()), self._limits(unit, part)
+        for document in source.documents(unit.split, part, skips):
+            if left[unit.split] == 0:
+                break
+            aside = unit.split == "validation" or (
+                not source.own_validation and held_out(document.text, self.validation_share)
+            )
+            split = SPLITS[aside]
+            outcome = clean(steps, document.text)
+            if outcome.dropped is None and left[split] == 0:
+                outcome = outcome._replace(dropped=_OVER)
+            tally.add(document.text, outcome, Place(unit.source, part, document.record))
+            if outcome.dropped is None:
+                left[split] -= 1
+                yield Kept(document.record, aside, outcome.text)
+
+    def _limits(self, unit: Unit, part: int) -> dict[str, int]:
+        """Documents that this part may give to each split: the source's limit dealt over its parts. -1 has no limit."""
+        parts = self.parts(unit)
+
+        def dealt(limit: int | None) -> int:
+            return -1 if limit is None else limit // parts + (part < limit % parts)
+
+        return {"train": dealt(self.max_documents), "validation": dealt(self.max_validation_documents)}
+
+    def read(self, unit: Unit, part: int) -> Iterator[Kept]:
+        """The documents of a published part, duplicates too."""
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+        folder = self.part_folder(unit, part)
+        index = self.index(unit, part)
+        reader = array_record_module.ArrayRecordReader(os.path.join(folder, _TEXTS))
+        for start in range(0, len(index["records"]), 64):
+            numbers = range(start, min(start + 64, len(index["records"])))
+            for number, content in zip(numbers, reader.read(list(numbers)), strict=True):
+                yield Kept(int(index["records"][number]), bool(index["held_out"][number]), content.decode())
+
+    def index(self, unit: Unit, part: int) -> dict[str, np.ndarray]:
+        """records and held_out of a published part; keys and signatures where duplicates are looked for."""
+        with np.load(os.path.join(self.part_folder(unit, part), _INDEX)) as index:
+            return dict(index)
+
+    def tally(self, unit: Unit) -> tuple[Tally, dict[str, str]]:
+        """What was read, dropped and changed over all parts, duplicates too, and where what could not be read stands."""
+        parts, places = [], {}
+        for part in range(self.parts(unit)):
+            with open(os.path.join(self.part_folder(unit, part), _TALLY), encoding="utf-8") as file:
+                content = json.load(file)
+            parts.append(Tally.from_json(content["tally"]))
+            places = content["unreadable_first_at"] | places
+        if self.duplicates is not None:
+            with open(os.path.join(self._duplicates_folder, _TALLY), encoding="utf-8") as file:
+                parts.append(Tally.from_json(json.load(file)[f"{unit.source}-{unit.split}"]))
+        return total(parts), places
+
+    def duplicates_of(self, unit: Unit) -> np.ndarray:
+        """Sorted ids of the unit's documents that `drop_duplicates` found; none where it was not asked to look."""
+        if self.duplicates is None:
+            return np.zeros(0, np.int64)
+        with np.load(os.path.join(self._duplicates_folder, _DUPLICATES)) as found:
+            number = self.units().index(unit)
+            ids = found["ids"]
+            return ids[(ids >= document_id(number, 0, 0)) & (ids < document_id(number + 1, 0, 0))]
+
+    def drop_duplicates(self) -> None:
+        """Looks for duplicates among all documents and publishes their ids, unless that was done."""
+        if self.duplicates is not None:
+            publish(self._duplicates_folder, self._find_duplicates)
+
+    @property
+    def _duplicates_folder(self) -> str:
+        return os.path.join(self.directory, f"duplicates-{self.keys:016x}")
+
+    def _find_duplicates(self, folder: str) -> None:
+        assert self.duplicates is not None
+        ids, keys, signatures = [], [], []
+        for number, unit in enumerate(self.units()):
+            for part in range(self.parts(unit)):
+                index = self.index(unit, part)
+                ids.append(document_id(number, part, 0) + index["records"])
+                keys.append(index["keys"])
+                signatures.append(index["signatures"])
+        found = duplicates(np.concatenate(ids), np.concatenate(keys), np.concatenate(signatures), self.duplicates)
+        self.write_duplicates(folder, found)
+
+    def write_duplicates(self, folder: str, found: Mapping[int, tuple[str, int]]) -> None:
+        """Keeps what `duplicates` found: ids that go, the smaller ids that they match, reasons, and tallies by unit."""
+        ids = sorted(found)
+        np.savez(
+            os.path.join(folder, _DUPLICATES),
+            ids=np.array(ids, np.int64),
+            matched=np.array([found[document][1] for document in ids], np.int64),
+            reasons=np.array([found[document][0] for document in ids], np.str_),
+        )
+        tallies = {f"{unit.source}-{unit.split}": Tally() for unit in self.units()}
+        for number, unit in enumerate(self.units()):
+            for part in range(self.parts(unit)):
+                for kept in self.read(unit, part):
+                    if (document := document_id(number, part, kept.record)) in found:
+                        place = Place(unit.source, part, kept.record)
+                        tallies[f"{unit.source}-{unit.split}"].drop_kept(found[document][0], place, kept.text)
+        write_whole(os.path.join(folder, _TALLY), {name: tally.to_json() for name, tally in tallies.items()})
+
+    def remaining(self, unit: Unit, part: int) -> Iterator[Kept]:
+        """The documents of a part, duplicates left out."""
+        number, gone = self.units().index(unit), set(self.duplicates_of(unit).tolist())
+        return (kept for kept in self.read(unit, part) if document_id(number, part, kept.record) not in gone)
+
+    def training_texts(self, source: str) -> Iterator[str]:
+        """Training documents of a source, from all its parts in turn."""
+        unit = Unit(source, "train")
+        streams = collections.deque(self.remaining(unit, part) for part in range(self.parts(unit)))
+        while streams:
+            stream = streams.popleft()
+            kept = next((kept for kept in stream if not kept.held_out), None)
+            if kept is not None:
+                streams.append(stream)
+                yield kept.text
+
+
+def describe(tally: Tally, places: Mapping[str, str]) -> str:
+    """What was left out in one line: documents by reason, each with the first place it was found."""
+    reasons = []
+    for reason, count in tally.dropped.most_common():
+        shown = places.get(reason) or next((str(example.place) for example in tally.examples.get(reason, [])), "?")
+        reasons.append(f"{count} x {reason} (first: {shown})")
+    return "; ".join(reasons) or "nothing left out"

@@ -1,41 +1,81 @@
-"""A source by its short name as a seqio Task, and the documents of a Task.
+"""A source by its short name, and its documents, which are read in parts.
 
-| name                                    | documents                                                         |
-|-----------------------------------------|-------------------------------------------------------------------|
-| `world_ko`                              | a registered seqio Task or Mixture with a string feature `text`    |
-| `jsonl:PATH_OR_GLOB[?field=text]`       | lines of .jsonl and .jsonl.gz files                               |
-| `text:FOLDER[?extensions=txt]`          | each text file below the folder                                   |
-| `files:FOLDER[?extensions=py,js,...]`   | each source file below the folder                                 |
-| `tfds:NAME[?field=text&data_dir=DIR]`   | a TensorFlow Datasets name, such as wiki40b/ko:1.3.0              |
+| name                                  | documents                                                   | a part      |
+|---------------------------------------|-------------------------------------------------------------|-------------|
+| `world_ko`                            | a registered seqio Task or Mixture with the feature `text`  | a shard     |
+| `jsonl:PATH_OR_GLOB[?field=text]`     | lines of .jsonl, .jsonl.gz and .jsonl.zst files             | a file      |
+| `parquet:PATH_OR_GLOB[?field=text]`   | rows of Parquet files                                       | a file      |
+| `text:FOLDER[?extensions=txt]`        | each text file below the folder                             | 1,024 files |
+| `files:FOLDER[?extensions=py,js,...]` | each source file below the folder                           | 1,024 files |
+| `tfds:NAME[?field=text&data_dir=DIR]` | a TensorFlow Datasets name, such as wiki40b/ko:1.3.0        | a shard     |
+
+`tfds:` also takes `train` and `validation`, for splits of other names: `?train=ko&validation=ko-validation` (mC4).
+
+Parts let several processes read one source at once, each other parts of it. Files are read without TensorFlow.
 """
 
 import dataclasses
-import functools
 import hashlib
+import os
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
+from hcxjax.data.hashing import fingerprint
 from hcxjax.data.readers import (
     CODE_EXTENSIONS,
-    Reader,
+    JSONL_ENDINGS,
+    MAX_DOCUMENT_BYTES,
+    PARQUET_ENDINGS,
+    Document,
     Skips,
     find_files,
-    find_jsonl,
+    find_matching,
     read_files,
     read_jsonl,
-    rejection,
+    read_parquet,
+)
+from hcxjax.data.seqio_tasks import (
+    SPLITS,
+    TaskParts,
+    add_text_task,
+    digest,
+    file_identity,
+    import_seqio,
+    import_tensorflow,
+    registered,
+    text_features,
+    text_source,
+    tfds_task,
 )
 
-SPLITS = ("train", "validation")
-_GROUP, _GROUP_CHARACTERS = 64, 1 << 20
+__all__ = [
+    "SPLITS",
+    "Document",
+    "FileParts",
+    "SourceParts",
+    "Spec",
+    "add_text_task",
+    "documents",
+    "file_source",
+    "held_out",
+    "import_seqio",
+    "import_tensorflow",
+    "open_source",
+    "task_of",
+    "text_features",
+]
+
+GROUP = 1024
+"""Files of a part of `text:` and `files:`, where a file is a single document."""
+
 _OPTIONS = {
     "jsonl": {"field": "text"},
+    "parquet": {"field": "text"},
     "text": {"extensions": "txt"},
     "files": {"extensions": ",".join(CODE_EXTENSIONS)},
-    "tfds": {"field": "text", "data_dir": ""},
+    "tfds": {"field": "text", "data_dir": "", "train": "train", "validation": "validation"},
 }
 """What each scheme may be asked for, and what it does unasked."""
 
@@ -74,165 +114,181 @@ class Spec:
         return cls(scheme, path, _OPTIONS[scheme] | options)
 
 
-def documents(
-    source: str, split: str, *, validation_share: float, max_document_bytes: int, skips: Skips
-) -> Iterator[str]:
-    """Documents of a source, each a non-empty valid Unicode string.
+class SourceParts(Protocol):
+    """An opened source. `split` is "train", or "validation" where the source has one of its own."""
 
-    Where a Task has no validation split of its own, the share `validation_share` of its documents, chosen by a hash of
-    their text, is its validation split and the rest is train; equal documents fall on the same side.
+    @property
+    def own_validation(self) -> bool:
+        """Whether it has a validation split; where not, the caller parts "train" by `held_out`."""
+        ...
 
-    Raises:
-      ValueError: an unknown Task, a path with no documents, a Task without a string feature `text`.
+    def parts(self, split: str) -> int:
+        """Number of parts of a split."""
+        ...
+
+    def part_name(self, split: str, part: int) -> str:
+        """Of a part, for reports: the name of its file or shard."""
+        ...
+
+    def fingerprint(self, split: str, part: int) -> int:
+        """63 bits that change when the part's contents do, and not when they are moved to another folder."""
+        ...
+
+    def documents(self, split: str, part: int, skips: Skips) -> Iterator[Document]:
+        """Documents of a part, the same every time; what is none is counted in `skips`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FileParts:
+    """Files, which have no validation split. Can be pickled, so that other processes may read other parts.
+
+    Attributes:
+      spec: which reader, and its options.
+      groups: the files of each part.
+      max_document_bytes: longer documents are skipped.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; it must be one of {SPLITS}")
-    task = task_of(source, max_document_bytes, skips)
-    own_validation = "validation" in task.splits
-    for place, content in enumerate(_contents(task, split if own_validation else "train")):
-        try:
-            text = content.decode()
-        except UnicodeDecodeError:
-            skips.add("invalid UTF-8", f"{source}:{place}")
-            continue
-        if reason := rejection(text, max_document_bytes):
-            skips.add(reason, f"{source}:{place}")
-        elif own_validation or _held_out(text, validation_share) == (split == "validation"):
-            yield text
+
+    spec: Spec
+    groups: tuple[tuple[str, ...], ...]
+    max_document_bytes: int
+
+    own_validation = False
+
+    def parts(self, split: str) -> int:
+        """Number of parts."""
+        return len(self._groups(split))
+
+    def part_name(self, split: str, part: int) -> str:
+        """Base name of the part's file, or of the first and last of a group."""
+        names = [os.path.basename(path) for path in self._groups(split)[part]]
+        return names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
+
+    def fingerprint(self, split: str, part: int) -> int:
+        """Of the names, sizes and times of the part's files."""
+        folder = os.path.expanduser(self.spec.path) if self.spec.scheme in ("text", "files") else ""
+
+        def name(path: str) -> str:
+            # Two files of one name are common below a folder of source code. surrogateescape: names need not be UTF-8.
+            told = os.path.relpath(path, folder) if os.path.isdir(folder) else os.path.basename(path)
+            return told.encode(errors="surrogateescape").hex()
+
+        return fingerprint([file_identity(path, name(path)) for path in self._groups(split)[part]])
+
+    def documents(self, split: str, part: int, skips: Skips) -> Iterator[Document]:
+        """Documents of a part."""
+        yield from (Document(*numbered) for numbered in enumerate(self.texts(split, part, skips)))
+
+    def texts(self, split: str, part: int, skips: Skips) -> Iterator[str]:
+        """The texts of `documents`."""
+        paths = self._groups(split)[part]
+        if self.spec.scheme in ("text", "files"):
+            return read_files(paths, self.max_document_bytes, skips)
+        read = read_jsonl if self.spec.scheme == "jsonl" else read_parquet
+        return read(paths[0], self.spec.options["field"], self.max_document_bytes, skips)
+
+    def shards(self) -> list[str]:
+        """A name for each part that seqio may list: a path, or for a group what reports call it."""
+        return [
+            group[0] if len(group) == 1 else self.part_name("train", part) for part, group in enumerate(self.groups)
+        ]
+
+    def _groups(self, split: str) -> tuple[tuple[str, ...], ...]:
+        if split != "train":
+            raise ValueError(f"split {split!r} is unknown; {self.spec.scheme}:{self.spec.path} has 'train' alone")
+        return self.groups
 
 
-def _contents(task: Any, split: str) -> Iterator[bytes]:
-    """The feature `text` of each example; fetched in groups, which is six times as fast as one by one."""
-    # Unasked, a Mixture repeats its Tasks for ever, in an order that differs from process to process.
-    dataset = task.get_dataset(None, split=split, shuffle=False, num_epochs=1, seed=0)
-    if "text" not in dataset.element_spec:
-        features = ", ".join(sorted(dataset.element_spec))
-        raise ValueError(f"Task {task.name!r} has features {features}, but no 'text': give it a preprocessor that does")
-    for group in dataset.map(lambda example: example["text"]).batch(_GROUP).as_numpy_iterator():
-        yield from group
+def open_source(source: str, max_document_bytes: int) -> SourceParts:
+    """What a short name stands for.
+
+    Args:
+      source: a name as in this module's table.
+      max_document_bytes: longer documents are skipped.
+    Raises:
+      ValueError: an unknown scheme, option or Task; a path with no documents; a Task without a split train.
+    """
+    spec = Spec.parse(source)
+    if spec.scheme in ("task", "tfds"):
+        return TaskParts(source, task_of(source), max_document_bytes)
+    return _open_files(spec, max_document_bytes)
 
 
-def _held_out(text: str, share: float) -> bool:
+def _open_files(spec: Spec, max_document_bytes: int) -> FileParts:
+    """Looks for the files at once, so that a wrong path is an error before any work."""
+    if spec.scheme in ("jsonl", "parquet"):
+        paths = find_matching(spec.path, JSONL_ENDINGS if spec.scheme == "jsonl" else PARQUET_ENDINGS)
+        return FileParts(spec, tuple((path,) for path in paths), max_document_bytes)
+    paths = find_files(spec.path, tuple(spec.options["extensions"].split(",")))
+    groups = tuple(tuple(paths[start : start + GROUP]) for start in range(0, len(paths), GROUP))
+    return FileParts(spec, groups, max_document_bytes)
+
+
+def held_out(text: str, share: float) -> bool:
+    """Whether a document of a source without a validation split belongs to validation.
+
+    Decided by a hash of its text: equal documents fall on the same side, whatever file they stand in.
+
+    Args:
+      text: the document.
+      share: expected share of validation, between 0 and 1.
+    """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") < share * 2**64
 
 
-def task_of(source: str, max_document_bytes: int, skips: Skips) -> Any:
-    """The seqio Task of a source; registers those that a path or a TFDS name describes."""
-    spec = Spec.parse(source)
-    if spec.scheme == "task":
-        return _registered(spec.path)
-    if spec.scheme == "tfds":
-        return _tfds_task(spec)
-    return reader_task(f"{spec.scheme}_{_digest(source, max_document_bytes)}", _reader(spec, max_document_bytes), skips)
+def documents(
+    source: str, split: str, *, validation_share: float, max_document_bytes: int, skips: Skips
+) -> Iterator[str]:
+    """Texts of a split of a source, all its parts one after another, with `held_out` applied where it must be.
+
+    Raises:
+      ValueError: as `open_source`; an unknown split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; it must be one of {SPLITS}")
+    opened = open_source(source, max_document_bytes)
+    read = split if opened.own_validation else "train"
+    for part in range(opened.parts(read)):
+        for document in opened.documents(read, part, skips):
+            if opened.own_validation or held_out(document.text, validation_share) == (split == "validation"):
+                yield document.text
 
 
-def _registered(name: str) -> Any:
-    seqio = import_seqio()
-    known = sorted([*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()])
-    if name not in known:
-        raise ValueError(
-            f"source {name!r} is no registered seqio Task or Mixture (there are {', '.join(known)}); "
-            f"name the module that adds it in Corpus.task_modules, or a file as in jsonl:PATH"
-        )
-    return seqio.get_mixture_or_task(name)
-
-
-def _reader(spec: Spec, max_document_bytes: int) -> Reader:
-    """What reads the files of `spec`; looks for them at once, so that a wrong path is an error before any work."""
-    if spec.scheme == "jsonl":
-        paths = find_jsonl(spec.path)
-        return lambda skips: read_jsonl(paths, spec.options["field"], max_document_bytes, skips)
-    files = find_files(spec.path, tuple(spec.options["extensions"].split(",")))
-    return lambda skips: read_files(files, max_document_bytes, skips)
-
-
-def reader_task(name: str, reader: Reader, skips: Skips) -> Any:
-    """A Task over a generator of texts, registered anew, with one split, train."""
-
-    def texts(split: str) -> Iterator[str]:
-        return reader(skips)
-
-    seqio = import_seqio()
-    if name in seqio.TaskRegistry.names():
-        seqio.TaskRegistry.remove(name)
-    return add_text_task(name, texts, splits=("train",))
-
-
-def add_text_task(name: str, texts: Callable[[str], Iterator[str]], splits: tuple[str, ...] = SPLITS) -> Any:
-    """Registers a seqio Task whose examples are {"text": ...}.
+def task_of(source: str, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
+    """The seqio Task or Mixture of a source; registers those that a path or a TFDS name describes.
 
     Args:
-      name: of the Task.
-      texts: split → its documents.
-      splits: those that it has.
+      source: a name as in this module's table.
+      max_document_bytes: longer documents of files are skipped.
     """
-    seqio, tensorflow = import_seqio(), import_tensorflow()
-
-    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> Any:
-        signature = {"text": tensorflow.TensorSpec([None], tensorflow.string)}
-        dataset = tensorflow.data.Dataset.from_generator(lambda: _grouped(texts(split)), output_signature=signature)
-        return dataset.unbatch()
-
-    source = seqio.FunctionDataSource(dataset, splits=splits)
-    return seqio.TaskRegistry.add(name, source, preprocessors=[], output_features=_text_features())
-
-
-def _grouped(texts: Iterator[str]) -> Iterator[dict[str, list[str]]]:
-    """Texts by `_GROUP`, or fewer where they are long: each passage from Python to TensorFlow costs about 1 ms."""
-    group, size = [], 0
-    for text in texts:
-        group.append(text)
-        size += len(text)
-        if len(group) == _GROUP or size > _GROUP_CHARACTERS:
-            yield {"text": group}
-            group, size = [], 0
-    if group:
-        yield {"text": group}
-
-
-def _text_features() -> dict[str, Any]:
-    seqio = import_seqio()
-    vocabulary = seqio.PassThroughVocabulary(1)
-    return {"text": seqio.Feature(vocabulary, add_eos=False, dtype=import_tensorflow().string, rank=0)}
-
-
-def _tfds_task(spec: Spec) -> Any:
-    seqio = import_seqio()
-    field, directory = spec.options["field"], spec.options["data_dir"] or None
-    name = f"tfds_{_digest(spec.path, field, directory)}"
+    spec = Spec.parse(source)
+    if spec.scheme == "task":
+        return registered(spec.path)
+    if spec.scheme == "tfds":
+        return tfds_task(spec.path, **spec.options)
+    seqio, name = import_seqio(), f"{spec.scheme}_{digest(source, max_document_bytes)}"
     if name in seqio.TaskRegistry.names():
-        return seqio.TaskRegistry.get(name)
-
-    def keep_text(dataset: Any) -> Any:
-        return dataset.map(lambda example: {"text": example[field]})
-
-    try:
-        source = seqio.TfdsDataSource(tfds_name=spec.path, tfds_data_dir=directory)
-        source.splits  # noqa: B018  (looks for the data set now)
-    except Exception as error:  # TFDS raises many kinds, and pages of other names
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"tfds:{spec.path} cannot be read ({reason}); change it in Corpus.sources") from error
-    return seqio.TaskRegistry.add(name, source, preprocessors=[keep_text], output_features=_text_features())
+        seqio.TaskRegistry.remove(name)
+    files = file_source({"train": source}, max_document_bytes)
+    return seqio.TaskRegistry.add(name, files, preprocessors=[], output_features=text_features())
 
 
-def _digest(*values: object) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+def file_source(splits: Mapping[str, str], max_document_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
+    """A `seqio.DataSource` of {"text": ...} over files, for a Task of your own; its shards are the files' parts.
 
-
-@functools.cache
-def import_tensorflow() -> ModuleType:
-    """TensorFlow with accelerators hidden from it: it would take the memory that jax needs."""
-    import tensorflow
-
-    for kind in ("GPU", "TPU"):
-        tensorflow.config.set_visible_devices([], kind)
-    return tensorflow
-
-
-@functools.cache
-def import_seqio() -> ModuleType:
-    """seqio, imported when a Task is first read: it takes seconds, and reading a written store does without."""
-    import_tensorflow()
-    import seqio
-
-    return seqio
+    Args:
+      splits: split → a source of files, such as {"train": "parquet:news/*.parquet?field=body"}.
+      max_document_bytes: longer documents are skipped.
+    Raises:
+      ValueError: a source that is no path to files, or a path with none.
+    """
+    opened = {}
+    for split, source in splits.items():
+        spec = Spec.parse(source)
+        if spec.scheme in ("task", "tfds"):
+            raise ValueError(f"file_source: {split} is {source!r}; it must be a path to files, such as jsonl:PATH")
+        opened[split] = _open_files(spec, max_document_bytes)
+    return text_source(
+        lambda split, part, skips: opened[split].texts("train", part, skips),
+        {split: files.shards() for split, files in opened.items()},
+    )

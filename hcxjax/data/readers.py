@@ -182,8 +182,6 @@ def _column(file: Any, group: int, field: str) -> Iterator[Any]:
 
     for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[field], use_threads=False):
         column = batch.column(0)
-        if pyarrow.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
         if pyarrow.types.is_string(column.type):
             column = column.cast(pyarrow.binary())
         elif pyarrow.types.is_large_string(column.type):
@@ -196,8 +194,6 @@ def _text_of(value: Any, max_document_bytes: int, skips: Skips, place: str) -> s
     if value is None:
         return skips.add("text is null", place)
     if isinstance(value, bytes):
-        if len(value) > max_document_bytes:
-            return skips.add("over max_document_bytes", place)
         try:
             value = value.decode()
         except UnicodeDecodeError:

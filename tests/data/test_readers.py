@@ -150,6 +150,18 @@ def test_columns_of_text_are_read_whatever_their_type(tmp_path, kind):
     assert read(path) == (texts, Skips())
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string"])
+def test_a_column_of_strings_may_hold_what_is_no_utf8(tmp_path, kind):
+    """Parquet writers do not look."""
+    values = [b"fine", b"\xff", b"too"]
+    column = pyarrow.array(values, pyarrow.large_binary() if kind == "large_string" else pyarrow.binary())
+    column = column.view(pyarrow.large_string() if kind == "large_string" else pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    texts, skips = read(tmp_path / "a.parquet")
+    assert texts == ["fine", "too"]
+    assert skips.counts == {"invalid UTF-8": 1}
+
+
 def test_a_column_that_is_no_text_or_absent_is_counted_row_by_row(tmp_path):
     assert read(write_parquet(tmp_path / "a.parquet", [1, 2]))[1].counts == {"text is int, not a string": 2}
     path = tmp_path / "b.parquet"

@@ -30,6 +30,7 @@ from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig, RopeScaling
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.optim import AdamW, Cosine, SpikeGuard, WarmupStableDecay
+from hcxjax.phases import Phase
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
 from hcxjax.train import Experiment, TrainingError, Watch
 from hcxjax.world import World
@@ -62,6 +63,7 @@ _PARTS: tuple[type, ...] = (
     Layout,
     MLflow,
     PackedTokens,
+    Phase,
     Prompt,
     ProgressBar,
     RopeScaling,
@@ -79,7 +81,7 @@ _PARTS: tuple[type, ...] = (
 
 _MAY_CHANGE = re.compile(
     r"(RUN_DIR|DATA_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar)\."
-    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$"
+    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$|Corpus\.workers$"
 )
 """Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt."""
 

@@ -18,6 +18,7 @@ from hcxjax.checkpoint import CheckpointFolder, KeepPolicy
 from hcxjax.checks import whole
 from hcxjax.mesh import Layout
 from hcxjax.optim import Optimizer, SpikeGuard
+from hcxjax.phases import Phase, Phases
 from hcxjax.protocols import Array, Evaluator, Maximum, Mean, Objective, Params, PyTree, Source
 from hcxjax.tracking import Clock, Trace, Tracker
 from hcxjax.update import Recipe, TrainState, abstract_state, initial_state, update
@@ -65,6 +66,7 @@ class Experiment:
       watch: decides the best checkpoint and early stopping; None keeps the newest only.
       spikes: skips updates whose loss or gradient jumps.
       evaluators, trackers: measured and told along the way.
+      phases: what later parts of the run train on instead; none keeps everything as it is to the end.
       profile: (first, last) update to trace for TensorBoard's profiler, into `profile/`; None traces nothing.
     """
 
@@ -82,6 +84,7 @@ class Experiment:
     spikes: SpikeGuard = SpikeGuard()
     evaluators: tuple[Evaluator, ...] = ()
     trackers: tuple[Tracker, ...] = ()
+    phases: tuple[Phase, ...] = ()
     profile: tuple[int, int] | None = None
 
     def __post_init__(self):
@@ -89,17 +92,21 @@ class Experiment:
         whole(self, 0, "seed")
         if not isinstance(self.run_dir, str) or not self.run_dir:
             raise ValueError(f"Experiment.run_dir is {self.run_dir!r}; it must name a folder (RUN_DIR)")
-        for evaluator in self.evaluators:
-            whole(evaluator, 1, "every")
         if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
             raise ValueError(
                 f"Experiment.profile is {self.profile}; it must be (first, last) update, 1 <= first <= last"
             )
+        _ = self.timeline
 
     @property
-    def recipe(self) -> Recipe:
+    def timeline(self) -> Phases:
+        """The run's phases; its own fields are the first."""
+        first = Phase(0.0, self.objective, self.source, self.evaluators, self.accumulate)
+        return Phases((first, *self.phases), self.steps)
+
+    def recipe(self, phase: Phase) -> Recipe:
         """The static part of an update."""
-        return Recipe(self.objective, self.optimizer, self.spikes, self.accumulate, self.seed)
+        return Recipe(phase.objective, self.optimizer, self.spikes, phase.accumulate, self.seed)
 
     def run(self) -> bool:
         """Trains until `steps`, early stopping or SIGTERM; True where the run is complete."""
@@ -147,15 +154,18 @@ def train(experiment: Experiment) -> bool:
     with experiment.layout.active(), preemption() as preempted, contextlib.ExitStack() as open_parts:
         folder = CheckpointFolder(Path(experiment.run_dir) / "checkpoints", experiment.keep)
         open_parts.callback(folder.close)
-        open_parts.callback(experiment.source.close)
+        phases = experiment.timeline
+        for phase in phases.phases:
+            open_parts.callback(phase.source.close)
         state, progress, start = restore_or_init(experiment, folder)
         log = open_parts.enter_context(UpdateLog(experiment, start))
         trace = Trace(Path(experiment.run_dir), experiment.profile)
         open_parts.callback(trace.stop)
-        for evaluator in experiment.evaluators:
-            evaluator.start(experiment.layout, experiment.run_dir)
+        for phase in phases.phases:
+            for evaluator in phase.evaluators:
+                evaluator.start(experiment.layout, experiment.run_dir)
         if start == 0:
-            results = evaluate(experiment, state.params, 0)
+            results = evaluate(phases.at(0), state.params, 0)
             if experiment.watch is not None:
                 experiment.watch.score(results)  # a metric that no evaluator gives is a mistake to find now
             log.tell(0, results)
@@ -176,12 +186,14 @@ def _loop(
     if progress.patience_over(experiment.watch):
         return True
     log.rest()
+    phases = experiment.timeline
     for step in range(start + 1, experiment.steps + 1):
         trace.before(step)
-        batch = experiment.source.next(state.params, step - 1)
-        experiment.layout.check_batch(len(next(iter(batch.values()))), experiment.accumulate)
-        state, metrics = compiled(experiment.recipe, state, batch)
-        log.push(step, metrics, experiment.objective.flops(batch))
+        phase = phases.at(step)
+        batch = phases.next(state.params, step)
+        experiment.layout.check_batch(len(next(iter(batch.values()))), phase.accumulate)
+        state, metrics = compiled(experiment.recipe(phase), state, batch)
+        log.push(step, metrics, phase.objective.flops(batch))
         if trace.due(step):
             log.flush()  # waits for the update, which is dispatched and not done
             trace.stop()
@@ -189,9 +201,9 @@ def _loop(
 
         last, stopped = step == experiment.steps, preempted(step)
         score, better = None, False
-        if last or any(step % evaluator.every == 0 for evaluator in experiment.evaluators):
+        if last or any(step % evaluator.every == 0 for evaluator in phase.evaluators):
             log.flush()
-            results = evaluate(experiment, state.params, step, everything=last)
+            results = evaluate(phase, state.params, step, everything=last)
             log.tell(step, results)
             score, better = progress.note(experiment.watch, results)
             last |= progress.patience_over(experiment.watch)
@@ -209,21 +221,24 @@ def _loop(
 
 def restore_or_init(experiment: Experiment, folder: CheckpointFolder) -> tuple[TrainState, Progress, int]:
     """(state, progress, step) of the newest whole checkpoint, or new ones and 0."""
-    abstract, source = abstract_state(experiment.recipe, experiment.layout), experiment.source
-    source.start(experiment.layout, abstract.params)
-    template = {"state": abstract, "source": _host_arrays(source.get_state()), "progress": Progress().tree()}
+    phases = experiment.timeline
+    recipe = experiment.recipe(phases.at(0))
+    abstract = abstract_state(recipe, experiment.layout)
+    for phase in phases.phases:
+        phase.source.start(experiment.layout, abstract.params)
+    template = {"state": abstract, "source": _host_arrays(phases.get_state()), "progress": Progress().tree()}
     restored = folder.restore_latest(template)
     if restored is None:
-        return initial_state(experiment.recipe, abstract), Progress(), 0
+        return initial_state(recipe, abstract), Progress(), 0
     step, tree = restored
-    source.set_state(jax.tree.map(_host_value, tree["source"]))
+    phases.set_state(jax.tree.map(_host_value, tree["source"]))
     _log.info("going on from step %d", step)
     return tree["state"], Progress.of(tree["progress"]), step
 
 
 def checkpoint_tree(experiment: Experiment, state: TrainState, progress: Progress) -> PyTree:
     """All that a run needs to go on as if it had not stopped."""
-    source = _host_arrays(experiment.source.get_state())
+    source = _host_arrays(experiment.timeline.get_state())
     return {"state": state, "source": source, "progress": progress.tree()}
 
 
@@ -235,10 +250,10 @@ def _host_value(leaf: Array | np.ndarray) -> Array | np.ndarray | int:
     return leaf.item() if isinstance(leaf, np.ndarray) and leaf.ndim == 0 else leaf
 
 
-def evaluate(experiment: Experiment, params: Params, step: int, everything: bool = True) -> dict[str, float]:
-    """Results of the evaluators that are due at `step`, or of all."""
+def evaluate(phase: Phase, params: Params, step: int, everything: bool = True) -> dict[str, float]:
+    """Results of the phase's evaluators that are due at `step`, or of all."""
     results: dict[str, float] = {}
-    for evaluator in experiment.evaluators:
+    for evaluator in phase.evaluators:
         if everything or step % evaluator.every == 0:
             results |= evaluator.evaluate(params, step)
     return results

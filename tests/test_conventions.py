@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     {"protocols", "shapes", "checks"},
-    {"kernels", "mesh", "text", "world"},
+    {"kernels", "mesh", "text", "world", "phases"},
     {"models"},
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},
     {"data", "evaluation", "serving", "planning", "update"},
@@ -230,7 +230,7 @@ def test_floors_let_through_what_they_should():
     assert floor_complaints("tools/generate.py", "from hcxjax.main import configure") == []
 
 
-TRAINER_MAY = {"protocols", "shapes", "checks", "mesh", "optim", "checkpoint", "tracking", "update"}
+TRAINER_MAY = {"protocols", "shapes", "checks", "mesh", "optim", "checkpoint", "tracking", "update", "phases"}
 
 
 def trainer_imports(text):

@@ -17,6 +17,7 @@ HOLES = {
     "folders": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
     "pretrain_125m": ["CODE=files:src"],
     "pretrain_1b": ["CODE=files:src"],
+    "pretrain_1b_long": ["CODE=files:src"],
 }
 """What a user has to fill in."""
 
@@ -54,7 +55,7 @@ def test_a_run_file_opens_with_its_command_and_only_composes(run):
     text = (ROOT / "gin" / "runs" / f"{run}.gin").read_text()
     assert text.startswith("# python -m hcxjax.main ")
     assert len(text.splitlines()) <= 30
-    assert text.count("include ") == 4
+    assert text.count("include ") in (4, 2)  # stage, model, task and mesh; or another run and a stage
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -32,7 +32,7 @@ def test_operative_configuration_repeats_itself(tmp_path):
     saved.write_text(text)
     again, text_again = configure([str(saved)])
     assert bindings_of(text_again) == bindings_of(text)
-    assert again.recipe == experiment.recipe
+    assert again.recipe(again.timeline.at(1)) == experiment.recipe(experiment.timeline.at(1))
     assert sorted(again.source.corpus.sources) == sorted(experiment.source.corpus.sources)
 
 

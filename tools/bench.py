@@ -132,7 +132,7 @@ def measure_ours(size: str, steps: int) -> dict[str, float]:
         "positions_BT": np.broadcast_to(np.arange(length, dtype=np.int32), (batch, length)),
         "source_B": np.zeros(batch, np.int32),
     }
-    layout, recipe = experiment.layout, experiment.recipe
+    layout, recipe = experiment.layout, experiment.recipe(experiment.timeline.at(1))
     with layout.active():
         data = layout.shard_batch(lambda start, stop: {name: value[start:stop] for name, value in rows.items()}, batch)
         state = initial_state(recipe, abstract_state(recipe, layout))

@@ -60,11 +60,15 @@ def open_run(run: Path, step: int | None) -> tuple[DecoderConfig, Layout, Vocabu
         raise ValueError(f"{config} does not train a language model")
     assert isinstance(experiment.source, PackedTokens)
     layout = Layout()  # the devices that are here, whatever the run was trained on
-    abstract = abstract_state(experiment.recipe, layout)
-    wanted = {"state": {"params": abstract.params}, "source": {"tokenizer": np.asarray(0)}}
-    _, tree = read(run / "checkpoints", wanted, step)
-    vocabulary = experiment.source.vocabulary(int(tree["source"]["tokenizer"]))
-    return experiment.objective.model, layout, vocabulary, tree["state"]["params"]
+    phases = experiment.timeline
+    abstract = abstract_state(experiment.recipe(phases.at(0)), layout)
+    tokenizer = {"tokenizer": np.asarray(0)}
+    source = {"phase_0": tokenizer} if experiment.phases else tokenizer
+    step, tree = read(run / "checkpoints", {"state": {"params": abstract.params}, "source": source}, step)
+    state = tree["source"]["phase_0"] if experiment.phases else tree["source"]
+    objective = phases.at(step).objective
+    assert isinstance(objective, LanguageModel)
+    return objective.model, layout, experiment.source.vocabulary(int(state["tokenizer"])), tree["state"]["params"]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -44,8 +44,8 @@ class Corpus:
         keeps them.
       workers: processes that read, clean and tokenise; the outcome is the same for any number.
 
-    Folders of `directory`: documents/ (cleaned text; may be deleted once the stores are sealed), tokenizer/, store/. All
-    are written once for these settings: where files behind a source have changed since, delete them.
+    Folders of `directory`: documents/ (cleaned text; may go once the stores are sealed), tokenizer/ and store/. All are
+    written once for these settings; where files behind a source have changed since, a warning says so.
     """
 
     sources: Mapping[str, str]
@@ -138,7 +138,11 @@ class Corpus:
             self.tokenize(vocabulary)
             for name, folder in folders.items():
                 self._seal(name, split, folder, vocabulary)
-        return {name: TokenStore.open(folder) for name, folder in folders.items()}
+        stores = {name: TokenStore.open(folder) for name, folder in folders.items()}
+        for name, store in stores.items():
+            if self.documents.changed(Unit(name, store.manifest["read_from"]), store.manifest["identities"]):
+                self._warn_of_change(name)
+        return stores
 
     def store_folder(self, name: str, split: str, vocabulary: Vocabulary) -> str:
         """Where the store of a source and split lies."""
@@ -177,8 +181,18 @@ class Corpus:
         documents = self.documents
         tasks = [(unit, part) for unit in documents.units() for part in range(documents.parts(unit))]
         each(documents.clean_part, tasks, self.workers, "reading and cleaning")
+        for unit in documents.units():
+            if documents.changed(unit, documents.identities(unit)):
+                self._warn_of_change(unit.source)
         documents.drop_duplicates()
         return documents
+
+    def _warn_of_change(self, source: str) -> None:
+        _log.warning(
+            "files of source %s (%s) have changed since they were read; what was read then is used. To read them anew "
+            "delete documents/%s-* and store/%s-* in %s, or set Corpus.directory (DATA_DIR) to another folder",
+            *(source, self.sources[source], source, source, self.directory),
+        )
 
     def _seal(self, name: str, split: str, folder: str, vocabulary: Vocabulary) -> None:
         """Completes a store whose parts are written."""
@@ -188,7 +202,7 @@ class Corpus:
         if tally.dropped:
             _log.warning("%s %s: left out %s", name, unit.split, describe(tally, places))
         about = {"source": self.sources[name], "split": split, "left_out": describe(tally, places)}
-        about["tally"] = tally.to_json()
+        about |= {"tally": tally.to_json(), "read_from": unit.split, "identities": documents.identities(unit)}
         seal(folder, range(documents.parts(unit)), vocabulary, about)
 
 

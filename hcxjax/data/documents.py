@@ -21,7 +21,7 @@ from hcxjax.data.cleaning.tally import Place, Tally, total
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.publishing import publish, write_whole
 from hcxjax.data.readers import Skips
-from hcxjax.data.sources import SPLITS, SourceParts, held_out, open_source
+from hcxjax.data.sources import SPLITS, SourceParts, Spec, held_out, open_source
 from hcxjax.data.workers import counted
 
 _TEXTS, _INDEX, _TALLY = "texts.array_record", "index.npz", "part.json"
@@ -191,17 +191,35 @@ class Documents:
             return dict(index)
 
     def tally(self, unit: Unit) -> tuple[Tally, dict[str, str]]:
-        """What was read, dropped and changed over all parts, duplicates too, and where what could not be read stands."""
+        """What was read, dropped and changed over all parts, duplicates too, and where what is unreadable stands."""
         parts, places = [], {}
         for part in range(self.parts(unit)):
-            with open(os.path.join(self.part_folder(unit, part), _TALLY), encoding="utf-8") as file:
-                content = json.load(file)
+            content = self._summary(unit, part)
             parts.append(Tally.from_json(content["tally"]))
             places = content["unreadable_first_at"] | places
         if self.duplicates is not None:
             with open(os.path.join(self._duplicates_folder, _TALLY), encoding="utf-8") as file:
                 parts.append(Tally.from_json(json.load(file)[f"{unit.source}-{unit.split}"]))
         return total(parts), places
+
+    def _summary(self, unit: Unit, part: int) -> dict:
+        with open(os.path.join(self.part_folder(unit, part), _TALLY), encoding="utf-8") as file:
+            return json.load(file)
+
+    def identities(self, unit: Unit) -> list[int]:
+        """What each published part was read from (`SourceParts.fingerprint`)."""
+        return [self._summary(unit, part)["fingerprint"] for part in range(self.parts(unit))]
+
+    def changed(self, unit: Unit, identities: Sequence[int]) -> bool:
+        """Have the files behind `unit` changed since they had these `identities`? False where they are not here."""
+        if Spec.parse(self.sources[unit.source]).scheme in ("task", "tfds"):
+            return False  # opening one imports TensorFlow, and a Task says nothing of its contents
+        try:
+            source = self.opened(unit.source)
+        except ValueError:
+            return False
+        now = [source.fingerprint(unit.split, part) for part in range(source.parts(unit.split))]
+        return now != list(identities)
 
     def duplicates_of(self, unit: Unit) -> np.ndarray:
         """Sorted ids of the unit's documents that `drop_duplicates` found; none where it was not asked to look."""

@@ -1,4 +1,4 @@
-"""Which row is read when: epochs over blocks of documents, planned block by block, so that a corpus may be of any size."""
+"""Which row is read when: epochs over blocks of documents, planned block by block for a corpus of any size."""
 
 import functools
 

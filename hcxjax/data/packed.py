@@ -11,9 +11,9 @@ import numpy as np
 
 from hcxjax.checks import whole
 from hcxjax.data.corpus import Corpus
+from hcxjax.data.epochs import Epochs
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.mixing import deal, shares
-from hcxjax.data.epochs import Epochs
 from hcxjax.data.packing import Infilling, RowBuilder
 from hcxjax.data.publishing import publish
 from hcxjax.data.tokenizer import CARD_FILE, MODEL_FILE
@@ -33,6 +33,8 @@ class PackedTokens:
       rates: name of a source → its share of the tokens, up to a common factor; None gives equal shares.
       seed: decides order and infilling.
       infilling: how much is fed out of order.
+      skip_tokens: tokens that an earlier phase of the run has read of the same sources at the same rates; reading goes
+        on where it ended, to within a window of blocks.
       run_dir: where a copy of the vocabulary is kept as `tokenizer/`, for those who read the run's checkpoints; None
         keeps none.
     """
@@ -43,11 +45,12 @@ class PackedTokens:
     rates: Mapping[str, float] | None = None
     seed: int = 0
     infilling: Infilling = dataclasses.field(default_factory=Infilling)
+    skip_tokens: int = 0
     run_dir: str | None = None
 
     def __post_init__(self):
         whole(self, 1, "length", "batch")
-        whole(self, 0, "seed")
+        whole(self, 0, "seed", "skip_tokens")
 
     def start(self, layout: Layout, params: Params) -> None:
         """Opens the stores, writing them on first use, and plans their rows.
@@ -80,7 +83,8 @@ class PackedTokens:
 
     def _packing_fingerprint(self) -> int:
         rates = [(share.numerator, share.denominator) for share in self._shares]
-        return fingerprint(self.seed, self.length, self.batch, rates, dataclasses.asdict(self.infilling))
+        infilling = dataclasses.asdict(self.infilling)
+        return fingerprint(self.seed, self.length, self.batch, self.skip_tokens, rates, infilling)
 
     @property
     def padding(self) -> float:
@@ -110,7 +114,7 @@ class PackedTokens:
         return batch
 
     def _build(self, step: int) -> Batch:
-        first = step * self.batch
+        first = step * self.batch + self.skip_tokens // self.length
         return self._layout.shard_batch(lambda start, stop: self.rows(first + start, first + stop), self.batch)
 
     def get_state(self) -> dict[str, int]:
@@ -126,7 +130,7 @@ class PackedTokens:
         meaning = {
             "tokenizer": "the tokenizer (Tokenizer.*, or the model file)",
             "corpus": "the documents (Corpus.*, or the files they come from)",
-            "packing": "rates, LENGTH, BATCH, SEED or Infilling.*",
+            "packing": "rates, LENGTH, BATCH, SEED, skip_tokens or Infilling.*",
         }
         changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
         if changed:

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tqdm import tqdm
 
@@ -40,6 +40,7 @@ class Tokenizer:
       character_coverage: share of the training text's characters that get a piece of their own; the rest are bytes.
         At most half of the entries that are left are single characters, whatever this says.
       sample_bytes: UTF-8 bytes of text that the training reads, over all sources.
+      rates: source name → its share of the bytes read, up to a common factor; None gives equal shares.
     """
 
     size: int = 2048
@@ -48,6 +49,7 @@ class Tokenizer:
     morphemes: bool = True
     character_coverage: float = 0.9995
     sample_bytes: int = 20_000_000
+    rates: Mapping[str, float] | None = None
 
     def load(self, directory: str, texts: Callable[[], Iterable[str]]) -> Vocabulary:
         """The vocabulary; where `path` is None it is trained into `directory` unless it is there already.

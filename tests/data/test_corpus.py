@@ -47,6 +47,20 @@ def test_what_is_skipped_is_logged_and_written_down(lines, tmp_path, model_path,
     assert len(store) + len(corpus.stores("validation")["a"]) == 60
 
 
+def test_changed_files_are_warned_of(lines, tmp_path, model_path, caplog):
+    corpus = Corpus({"a": f"jsonl:{lines}"}, Tokenizer(path=model_path), str(tmp_path), validation_share=0.1)
+    before = len(corpus.stores("train")["a"])
+    assert "have changed" not in caplog.text
+    lines.write_text('{"text": "another"}\n' * 9)
+    assert len(corpus.stores("train")["a"]) == before
+    assert f"files of source a (jsonl:{lines}) have changed" in caplog.text
+    assert f"delete documents/a-* and store/a-* in {tmp_path}" in caplog.text
+    caplog.clear()
+    lines.unlink()  # a machine that has the stores alone
+    assert len(corpus.stores("train")["a"]) == before
+    assert not caplog.text
+
+
 def test_limits_make_other_stores(lines, tmp_path, model_path):
     whole = Corpus({"a": f"jsonl:{lines}"}, Tokenizer(path=model_path), str(tmp_path), validation_share=0.3)
     few = dataclasses.replace(whole, max_documents=5, max_validation_documents=2)

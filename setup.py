@@ -17,9 +17,17 @@ setup(
     packages=find_packages(include=["hcxjax", "hcxjax.*", "tasks", "tools"]),
     install_requires=REQUIREMENTS,
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9", "pyright[nodejs]>=1.1.390"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "pyright[nodejs]>=1.1.390",
+            "apache-beam>=2.70",
+        ],
         "plots": ["matplotlib>=3.8"],
         "mlflow": ["mlflow>=3.0"],
+        "beam": ["apache-beam>=2.70"],
         # Peers that tools/bench.py times beside our own; CPU builds of torch are enough.
         "bench": ["torch>=2.5", "transformers>=4.50"],
     },

@@ -17,8 +17,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from hcxjax.checkpoint import CheckpointError, KeepPolicy
+from hcxjax.data.beam import Beam
 from hcxjax.data.corpus import Corpus
+from hcxjax.data.engine import Local
 from hcxjax.data.held_out import HeldOut
+from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
 from hcxjax.data.tokenizer import Tokenizer
@@ -50,6 +53,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 _PARTS: tuple[type, ...] = (
     AdamW,
+    Balance,
+    Beam,
     BitsPerByte,
     Corpus,
     Cosine,
@@ -61,6 +66,7 @@ _PARTS: tuple[type, ...] = (
     KeepPolicy,
     LanguageModel,
     Layout,
+    Local,
     MLflow,
     PackedTokens,
     Phase,
@@ -80,8 +86,8 @@ _PARTS: tuple[type, ...] = (
 """What gin files may name, all of them plain classes that know nothing of gin. A run file may import more."""
 
 _MAY_CHANGE = re.compile(
-    r"(RUN_DIR|DATA_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar)\."
-    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$|Corpus\.workers$"
+    r"(RUN_DIR|DATA_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar|Local|Beam)\."
+    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$|Corpus\.engine$"
 )
 """Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt."""
 

@@ -6,10 +6,10 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from hcxjax.checks import whole
 from hcxjax.data.cleaning.duplicates import NearDuplicates
 from hcxjax.data.cleaning.steps import Step
 from hcxjax.data.documents import Documents, Unit, describe
+from hcxjax.data.engine import Engine, Local, counted
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.mixing import shares
 from hcxjax.data.publishing import publish
@@ -17,7 +17,6 @@ from hcxjax.data.readers import MAX_DOCUMENT_BYTES
 from hcxjax.data.sources import SPLITS, Spec
 from hcxjax.data.store import TokenStore, part_folder, seal, sealed, write_part
 from hcxjax.data.tokenizer import Tokenizer
-from hcxjax.data.workers import counted, each
 from hcxjax.text.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class Corpus:
         as it is.
       duplicates: leaves out documents that equal, or nearly equal, one that was read before, over all sources; None
         keeps them.
-      workers: processes that read, clean and tokenise; the outcome is the same for any number.
+      engine: where documents are read, cleaned and tokenised; the outcome is the same on any.
 
     Folders of `directory`: documents/ (cleaned text; may go once the stores are sealed), tokenizer/ and store/. All are
     written once for these settings; where files behind a source have changed since, a warning says so.
@@ -58,7 +57,7 @@ class Corpus:
     task_modules: tuple[str, ...] = ()
     cleaning: Mapping[str, Sequence[Step]] | None = None
     duplicates: NearDuplicates | None = None
-    workers: int = 1
+    engine: Engine = Local()
 
     @property
     def names(self) -> list[str]:
@@ -78,7 +77,6 @@ class Corpus:
                 raise ValueError(f"Corpus.{name} is {limit}; it must be positive, or None for all")
         if self.max_document_bytes < 1:
             raise ValueError(f"Corpus.max_document_bytes is {self.max_document_bytes}; it must be positive")
-        whole(self, 1, "workers")
         if unknown := sorted(set(self.cleaning or {}) - set(self.sources)):
             raise ValueError(
                 f"Corpus.cleaning names {', '.join(unknown)}, but Corpus.sources has {', '.join(self.names)}"
@@ -135,7 +133,7 @@ class Corpus:
         vocabulary = self.vocabulary()
         folders = {name: self.store_folder(name, split, vocabulary) for name in self.names}
         if not all(map(sealed, folders.values())):
-            self.tokenize(vocabulary)
+            self._tokenize(vocabulary)
             for name, folder in folders.items():
                 self._seal(name, split, folder, vocabulary)
         stores = {name: TokenStore.open(folder) for name, folder in folders.items()}
@@ -152,11 +150,21 @@ class Corpus:
         )
         return os.path.join(self.directory, "store", f"{name}-{split}-{key:016x}")
 
-    def tokenize(self, vocabulary: Vocabulary) -> None:
-        """Writes every part of every store that is not there; `stores` seals them."""
+    def _tokenize(self, vocabulary: Vocabulary) -> None:
+        """Writes every part of every store that is not there."""
         documents = self._cleaned()
-        tasks = [(unit, part) for unit in documents.units() for part in range(documents.parts(unit))]
-        each(functools.partial(self.tokenize_part, documents, vocabulary.path), tasks, self.workers, "tokenizing")
+        missing = [task for task in documents.tasks() if not self._tokenized(documents, vocabulary, *task)]
+        if missing:
+            work = functools.partial(self.tokenize_part, documents, vocabulary.path)
+            self.engine.each(work, missing, "tokenizing")
+
+    def _tokenized(self, documents: Documents, vocabulary: Vocabulary, unit: Unit, part: int) -> bool:
+        return all(map(os.path.isdir, self._store_parts(documents, vocabulary, unit, part).values()))
+
+    def _store_parts(self, documents: Documents, vocabulary: Vocabulary, unit: Unit, part: int) -> dict[str, str]:
+        """Where the tokens of a part belong, by split."""
+        splits = SPLITS if documents.units_of(unit.source) == [unit] else (unit.split,)
+        return {split: part_folder(self.store_folder(unit.source, split, vocabulary), part) for split in splits}
 
     def tokenize_part(self, documents: Documents, tokenizer: str, unit: Unit, part: int, wait: bool = True) -> bool:
         """Publishes the tokens of one part for the splits it belongs to; False where another process is at it.
@@ -171,20 +179,17 @@ class Corpus:
             texts = (kept.text for kept in remaining if kept.held_out == (split == "validation"))
             write_part(folder, texts, vocabulary)
 
-        splits = SPLITS if documents.units_of(unit.source) == [unit] else (unit.split,)
-        folders = {split: part_folder(self.store_folder(unit.source, split, vocabulary), part) for split in splits}
+        folders = self._store_parts(documents, vocabulary, unit, part)
         return all(publish(folder, functools.partial(write, split), wait=wait) for split, folder in folders.items())
 
     def _cleaned(self) -> Documents:
         """The documents, written where they are not there."""
         self.check()
         documents = self.documents
-        tasks = [(unit, part) for unit in documents.units() for part in range(documents.parts(unit))]
-        each(documents.clean_part, tasks, self.workers, "reading and cleaning")
+        documents.prepare(self.engine)
         for unit in documents.units():
             if documents.changed(unit, documents.identities(unit)):
                 self._warn_of_change(unit.source)
-        documents.drop_duplicates()
         return documents
 
     def _warn_of_change(self, source: str) -> None:

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hcxjax.data.cleaning.duplicates import NearDuplicates, duplicates, exact_key
+from hcxjax.data.cleaning.duplicates import NearDuplicates, exact_key
 from hcxjax.data.cleaning.steps import Step, clean
 from hcxjax.data.cleaning.tally import Place, Tally, total
+from hcxjax.data.engine import Engine, Signed, counted
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.publishing import publish, write_whole
 from hcxjax.data.readers import Skips
 from hcxjax.data.sources import SPLITS, SourceParts, Spec, held_out, open_source
-from hcxjax.data.workers import counted
 
 _TEXTS, _INDEX, _TALLY = "texts.array_record", "index.npz", "part.json"
 _DUPLICATES = "duplicates.npz"
@@ -136,7 +136,10 @@ class Documents:
         writer.close()
         arrays = {"records": np.array(records, np.int64), "held_out": np.array(sides, bool)}
         if self.duplicates is not None:
-            arrays |= {"keys": np.array(keys, np.int64), "signatures": self.duplicates.stacked(signatures)}
+            signed = [signature for signature in signatures if len(signature)]
+            arrays["keys"] = np.array(keys, np.int64)
+            arrays["signed"] = np.array([len(signature) > 0 for signature in signatures], bool)
+            arrays["signatures"] = np.stack(signed) if signed else np.zeros((0, 1), np.uint32)
         np.savez(os.path.join(folder, _INDEX), **arrays)
         for reason, count in skips.counts.items():
             tally.add_unread(reason, Place(unit.source, part, 0), count)
@@ -186,7 +189,11 @@ class Documents:
                 yield Kept(int(index["records"][number]), bool(index["held_out"][number]), content.decode())
 
     def index(self, unit: Unit, part: int) -> dict[str, np.ndarray]:
-        """records and held_out of a published part; keys and signatures where duplicates are looked for."""
+        """What else is known of the documents of a published part, in their order.
+
+        records and held_out; where duplicates are looked for, keys too, signed (is the text long enough for a
+        signature) and the signatures of those that are.
+        """
         with np.load(os.path.join(self.part_folder(unit, part), _INDEX)) as index:
             return dict(index)
 
@@ -230,29 +237,36 @@ class Documents:
             ids = found["ids"]
             return ids[(ids >= document_id(number, 0, 0)) & (ids < document_id(number + 1, 0, 0))]
 
-    def drop_duplicates(self) -> None:
-        """Looks for duplicates among all documents and publishes their ids, unless that was done."""
-        if self.duplicates is not None:
-            publish(self._duplicates_folder, self._find_duplicates)
+    def prepare(self, engine: Engine) -> None:
+        """Writes all parts and looks for duplicates among them, where that was not done."""
+        missing = [task for task in self.tasks() if not os.path.isdir(self.part_folder(*task))]
+        if missing:
+            engine.each(self.clean_part, missing, "reading and cleaning")
+        near = self.duplicates
+        if near is not None:
+
+            def write(folder: str) -> None:
+                self._write_duplicates(folder, engine.duplicates(self.signed, self.tasks(), near, folder))
+
+            publish(self._duplicates_folder, write)
+
+    def tasks(self) -> list[tuple[Unit, int]]:
+        """All parts."""
+        return [(unit, part) for unit in self.units() for part in range(self.parts(unit))]
+
+    def signed(self, unit: Unit, part: int) -> Signed:
+        """Ids, exact keys and signatures of the documents of a part; the signature of a short text is empty."""
+        index = self.index(unit, part)
+        rows, unsigned = iter(index["signatures"]), np.zeros(0, np.uint32)
+        signatures = [next(rows) if signed else unsigned for signed in index["signed"]]
+        return document_id(self.units().index(unit), part, 0) + index["records"], index["keys"], signatures
 
     @property
     def _duplicates_folder(self) -> str:
         return os.path.join(self.directory, f"duplicates-{self.keys:016x}")
 
-    def _find_duplicates(self, folder: str) -> None:
-        assert self.duplicates is not None
-        ids, keys, signatures = [], [], []
-        for number, unit in enumerate(self.units()):
-            for part in range(self.parts(unit)):
-                index = self.index(unit, part)
-                ids.append(document_id(number, part, 0) + index["records"])
-                keys.append(index["keys"])
-                signatures.append(index["signatures"])
-        found = duplicates(np.concatenate(ids), np.concatenate(keys), np.concatenate(signatures), self.duplicates)
-        self.write_duplicates(folder, found)
-
-    def write_duplicates(self, folder: str, found: Mapping[int, tuple[str, int]]) -> None:
-        """Keeps what `duplicates` found: ids that go, the smaller ids that they match, reasons, and tallies by unit."""
+    def _write_duplicates(self, folder: str, found: Mapping[int, tuple[str, int]]) -> None:
+        """Keeps ids that go, the smaller ids that they match, reasons, and tallies by unit."""
         ids = sorted(found)
         np.savez(
             os.path.join(folder, _DUPLICATES),
@@ -261,12 +275,11 @@ class Documents:
             reasons=np.array([found[document][0] for document in ids], np.str_),
         )
         tallies = {f"{unit.source}-{unit.split}": Tally() for unit in self.units()}
-        for number, unit in enumerate(self.units()):
-            for part in range(self.parts(unit)):
-                for kept in self.read(unit, part):
-                    if (document := document_id(number, part, kept.record)) in found:
-                        place = Place(unit.source, part, kept.record)
-                        tallies[f"{unit.source}-{unit.split}"].drop_kept(found[document][0], place, kept.text)
+        for unit, part in self.tasks():
+            for kept in self.read(unit, part):
+                if (document := document_id(self.units().index(unit), part, kept.record)) in found:
+                    place = Place(unit.source, part, kept.record)
+                    tallies[f"{unit.source}-{unit.split}"].drop_kept(found[document][0], place, kept.text)
         write_whole(os.path.join(folder, _TALLY), {name: tally.to_json() for name, tally in tallies.items()})
 
     def remaining(self, unit: Unit, part: int) -> Iterator[Kept]:

@@ -1,5 +1,6 @@
 """Which source a global row comes from, and which of its rows it is: pure functions of integers."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -31,6 +32,41 @@ def shares(rates: Mapping[str, float] | None, sources: Sequence[str]) -> dict[st
     exact = {name: Fraction(rates[name]).limit_denominator(10**6) or Fraction(rates[name]) for name in sources}
     total = sum(exact.values())
     return {name: rate / total for name, rate in exact.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """Rates by size: groups of sources have fixed shares, and inside a group a source has what its size gives it.
+
+    Source: HyperCLOVA X, arXiv:2404.01954, section 2: equal thirds of Korean, multilingual text and code; sources
+    that bear knowledge are up-sampled, by factors that it does not disclose.
+
+    Attributes:
+      groups: name → share, up to a common factor. A source belongs to the group that its name begins with, up to the
+        first hyphen: ko-law and ko-web to ko.
+      upsampling: source → how many times as often as its size says it is read; 1 where it is not named.
+    """
+
+    groups: Mapping[str, float]
+    upsampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def rates(self, tokens: Mapping[str, int]) -> dict[str, float]:
+        """Rates of the sources that hold `tokens`.
+
+        Raises:
+          ValueError: a source has no group, a group no source, or `upsampling` names no source.
+        """
+        group_of = {name: name.partition("-")[0] for name in tokens}
+        groups, names = ", ".join(self.groups), ", ".join(tokens)
+        if unknown := sorted(name for name, group in group_of.items() if group not in self.groups):
+            raise ValueError(f"Balance.groups has {groups}, but none that {', '.join(unknown)} begins with")
+        if empty := sorted(set(self.groups) - set(group_of.values())):
+            raise ValueError(f"Balance.groups names {', '.join(empty)}, but no source's name begins so")
+        if unknown := sorted(set(self.upsampling) - set(tokens)):
+            raise ValueError(f"Balance.upsampling names {', '.join(unknown)}, but Corpus.sources has {names}")
+        sizes = {name: tokens[name] * self.upsampling.get(name, 1.0) for name in tokens}
+        totals = {group: sum(size for name, size in sizes.items() if group_of[name] == group) for group in self.groups}
+        return {name: self.groups[group_of[name]] * size / totals[group_of[name]] for name, size in sizes.items()}
 
 
 def deal(row: int, ordered_shares: Sequence[Fraction]) -> tuple[int, int]:

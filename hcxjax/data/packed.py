@@ -13,7 +13,7 @@ from hcxjax.checks import whole
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.epochs import Epochs
 from hcxjax.data.hashing import fingerprint
-from hcxjax.data.mixing import deal, shares
+from hcxjax.data.mixing import Balance, deal, shares
 from hcxjax.data.packing import Infilling, RowBuilder
 from hcxjax.data.publishing import publish
 from hcxjax.data.tokenizer import CARD_FILE, MODEL_FILE
@@ -30,7 +30,8 @@ class PackedTokens:
       corpus: what is read.
       length: positions of a row (T).
       batch: rows of a batch (B), over all processes.
-      rates: name of a source → its share of the tokens, up to a common factor; None gives equal shares.
+      rates: name of a source → its share of the tokens, up to a common factor; a `Balance` goes by the sources' sizes;
+        None gives equal shares.
       seed: decides order and infilling.
       infilling: how much is fed out of order.
       skip_tokens: tokens that an earlier phase of the run has read of the same sources at the same rates; reading goes
@@ -42,7 +43,7 @@ class PackedTokens:
     corpus: Corpus
     length: int
     batch: int
-    rates: Mapping[str, float] | None = None
+    rates: Mapping[str, float] | Balance | None = None
     seed: int = 0
     infilling: Infilling = dataclasses.field(default_factory=Infilling)
     skip_tokens: int = 0
@@ -59,12 +60,15 @@ class PackedTokens:
           ValueError: the corpus, the rates, the length or the batch make no sense.
         """
         self.corpus.check()
-        names = self.corpus.names
-        self._shares: list[Fraction] = list(shares(self.rates, names).values())
         layout.check_batch(self.batch)
+        rates = None if isinstance(self.rates, Balance) else self.rates
+        self._shares: list[Fraction] = list(shares(rates, self.corpus.names).values())
         vocabulary = self.corpus.vocabulary()
         self._keep_copy(vocabulary)
         stores = self.corpus.stores("train")
+        if isinstance(self.rates, Balance):
+            rates = self.rates.rates({name: store.manifest["tokens"] for name, store in stores.items()})
+            self._shares = list(shares(rates, self.corpus.names).values())
         self._epochs = [
             Epochs(store.lengths, self.length, self.infilling, (self.seed, number))
             for number, store in enumerate(stores.values())
@@ -98,7 +102,8 @@ class PackedTokens:
         Returns: tokens_BT, targets_BT, segment_ids_BT, positions_BT (int32), weights_BT (float32), source_B (int32).
         """
         built, sources = [], []
-        for row in range(start, stop):
+        skipped = self.skip_tokens // self.length
+        for row in range(skipped + start, skipped + stop):
             source, number = deal(row, self._shares)
             epoch, place, plan = self._epochs[source].locate(number)
             built.append(self._builders[source].build(plan.row(place), self.length, (self.seed, source, epoch)))
@@ -114,7 +119,7 @@ class PackedTokens:
         return batch
 
     def _build(self, step: int) -> Batch:
-        first = step * self.batch + self.skip_tokens // self.length
+        first = step * self.batch
         return self._layout.shard_batch(lambda start, stop: self.rows(first + start, first + stop), self.batch)
 
     def get_state(self) -> dict[str, int]:

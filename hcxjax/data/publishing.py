@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,7 +82,7 @@ def _locked(folder: str, timeout_s: float) -> Iterator[bool]:
 
 def write_whole(path: str, content: Any) -> None:
     """Writes `content` as JSON; a reader finds all of it or the file as it was."""
-    partial = f"{path}.writing-{os.getpid()}"
+    partial = f"{path}.writing-{os.getpid()}-{threading.get_ident()}"
     try:
         with open(partial, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2, ensure_ascii=False)

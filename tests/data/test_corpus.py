@@ -90,7 +90,6 @@ def test_the_tokenizer_samples_equal_bytes(tmp_path):
         ({"sources": {"a": "csv:x"}}, "unknown scheme 'csv'"),
         ({"max_documents": 0}, "Corpus.max_documents is 0"),
         ({"max_validation_documents": -1}, "Corpus.max_validation_documents is -1"),
-        ({"workers": 0}, "Corpus.workers is 0"),
         ({"cleaning": {"b": ()}}, "Corpus.cleaning names b, but Corpus.sources has a"),
         ({"max_document_bytes": 0}, "Corpus.max_document_bytes is 0"),
         ({"validation_share": 0.0}, "Corpus.validation_share is 0.0"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hcxjax.data.mixing import deal, permuted, shares
+from hcxjax.data.mixing import Balance, deal, permuted, shares
 
 NAMES = ("ko", "en", "code")
 
@@ -64,3 +64,38 @@ def test_permutations_look_shuffled():
     order = [permuted(position, 1000, 3) for position in range(1000)]
     steps = [abs(b - a) for a, b in itertools.pairwise(order)]
     assert 280 < sum(steps) / len(steps) < 390  # a random order has 333
+
+
+TOKENS = {"ko-law": 300, "ko-web": 100, "en": 7, "code-py": 50, "code-js": 150}
+
+
+def test_groups_have_their_shares_and_sources_what_their_size_gives():
+    rates = shares(Balance({"ko": 1, "en": 1, "code": 2}).rates(TOKENS), list(TOKENS))
+    assert {name: float(rate) for name, rate in rates.items()} == pytest.approx(
+        {"ko-law": 3 / 16, "ko-web": 1 / 16, "en": 1 / 4, "code-py": 1 / 8, "code-js": 3 / 8}, abs=1e-5
+    )
+
+
+def test_an_up_sampled_source_is_read_as_many_times_as_often_within_its_group():
+    plain = Balance({"ko": 1, "en": 1, "code": 1}).rates(TOKENS)
+    raised = Balance({"ko": 1, "en": 1, "code": 1}, {"ko-web": 3.0}).rates(TOKENS)
+    epochs = {name: raised[name] / TOKENS[name] for name in TOKENS}
+    assert epochs["ko-web"] == pytest.approx(3 * epochs["ko-law"])
+    assert raised["ko-law"] + raised["ko-web"] == pytest.approx(plain["ko-law"] + plain["ko-web"])
+    assert {name: raised[name] for name in ("en", "code-py")} == {name: plain[name] for name in ("en", "code-py")}
+
+
+@pytest.mark.parametrize(
+    ("balance", "message"),
+    [
+        (Balance({"ko": 1, "en": 1}), "Balance.groups has ko, en, but none that code-js, code-py begins with"),
+        (Balance({"ko": 1, "en": 1, "code": 1, "ja": 1}), "Balance.groups names ja, but no source"),
+        (
+            Balance({"ko": 1, "en": 1, "code": 1}, {"wiki": 2}),
+            "Balance.upsampling names wiki, but Corpus.sources has ko-law",
+        ),
+    ],
+)
+def test_a_balance_that_does_not_fit_is_named(balance, message):
+    with pytest.raises(ValueError, match=message):
+        balance.rates(TOKENS)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hcxjax.data.corpus import Corpus
+from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
 from hcxjax.mesh import Layout
@@ -90,6 +91,20 @@ def test_rows_are_of_one_source_at_the_rates(started):
     assert (arrays["segment_ids_BT"] == 0).mean() < 0.02
 
 
+def test_a_balance_goes_by_the_size_of_the_stores(started):
+    balance = Balance({"ko": 1, "en": 1, "code": 2})
+    arrays = started(rates=balance).rows(0, 400)
+    assert np.bincount(arrays["source_B"]).tolist() == [200, 100, 100]  # code, en, ko
+
+
+def test_a_later_phase_goes_on_where_the_first_ended(started):
+    first = started(skip_tokens=0)
+    assert same(started(skip_tokens=5 * LENGTH).rows(0, 8), first.rows(5, 13))
+    assert same(started(skip_tokens=5 * LENGTH).next(None, 0), first.rows(5, 13))
+    short, long = started(infilling=Infilling(rate=0.0)), started(length=2 * LENGTH, skip_tokens=6 * LENGTH)
+    assert long.rows(0, 2)["source_B"].tolist() == short.rows(3, 5)["source_B"].tolist()
+
+
 def test_epochs_are_shuffled_and_infilled_anew(started):
     source = started(rates=None)
     rows = source._epochs[0].rows
@@ -113,7 +128,7 @@ def test_state_is_integers_and_resumes(started):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 9}, "rates, LENGTH, BATCH, SEED or Infilling"),
+        ({"seed": 9}, "rates, LENGTH, BATCH, SEED, skip_tokens or Infilling"),
         ({"length": 64}, "LENGTH"),
         ({"batch": 16}, "BATCH"),
         ({"rates": {"ko": 2, "en": 1, "code": 1}}, "rates"),

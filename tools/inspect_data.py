@@ -51,23 +51,23 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def open_source(files: list[str], bindings: list[str]) -> tuple[PackedTokens, Vocabulary]:
-    """The started source of a run file, and its vocabulary.
+def open_source(files: list[str], bindings: list[str], step: int) -> tuple[PackedTokens, int]:
+    """The started source that a run reads at `step`, and which of its rows is the first there.
 
+    Args:
+      step: updates of the run before; a run with phases has a source for each.
     Raises:
       ValueError: the run file is wrong, or does not train on packed rows.
     """
     experiment, _ = configure(files, bindings)
-    if not isinstance(experiment, Experiment) or not isinstance(experiment.source, PackedTokens):
+    if not isinstance(experiment, Experiment):
         raise ValueError(f"{files[-1]} does not train on packed rows of text")
-    source = dataclasses.replace(experiment.source, run_dir=None)  # who only looks leaves nothing in the run's folder
+    phase = experiment.timeline.at(step + 1)
+    if not isinstance(phase.source, PackedTokens):
+        raise ValueError(f"{files[-1]} does not train on packed rows of text at update {step + 1}")
+    source = dataclasses.replace(phase.source, run_dir=None)  # who only looks leaves nothing in the run's folder
     source.start(Layout(rules=(("batch", None),)), None)  # any BATCH will do, whatever devices are here
-    return source, source.corpus.vocabulary()
-
-
-def first_row(source: PackedTokens, step: int) -> int:
-    """The number of the first row of the batch of `step`."""
-    return step * source.batch + source.skip_tokens // source.length
+    return source, (step - experiment.timeline.begin(phase)) * source.batch
 
 
 def row_text(documents: list[Seen], length: int, names: list[str], vocabulary: Vocabulary, colored: bool) -> str:
@@ -225,8 +225,8 @@ def show(options: argparse.Namespace, bindings: list[str]) -> None:
       ValueError: a wrong option or run file.
     """
     _checked(options)
-    source, vocabulary = open_source(options.gin_file, bindings)
-    first, names = first_row(source, options.step), source.corpus.names
+    source, first = open_source(options.gin_file, bindings, options.step)
+    vocabulary, names = source.corpus.vocabulary(), source.corpus.names
     colored = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     for row in range(first, first + options.rows):
         (documents,) = taken_apart(source.rows(row, row + 1), vocabulary)

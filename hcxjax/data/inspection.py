@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hcxjax.data.mixing import shares
+from hcxjax.data.mixing import Balance, shares
 from hcxjax.data.packed import PackedTokens
 from hcxjax.text.infilling import SENTINELS
 from hcxjax.text.vocabulary import Vocabulary
@@ -144,7 +144,7 @@ class Summary:
 
 def summary(source: PackedTokens, vocabulary: Vocabulary, start: int, stop: int) -> Summary:
     """Counts over rows start..stop-1 of a started source."""
-    configured = {name: float(share) for name, share in shares(source.rates, source.corpus.names).items()}
+    configured = _configured(source)
     tokens, trained = np.zeros(len(configured), np.int64), 0
     columns: dict[str, list] = collections.defaultdict(list)
     for first in range(start, stop, _ROWS_AT_ONCE):
@@ -161,3 +161,10 @@ def summary(source: PackedTokens, vocabulary: Vocabulary, start: int, stop: int)
     return Summary(
         stop - start, source.length, configured, tokens, trained=trained / (stop - start) / source.length, **arrays
     )
+
+
+def _configured(source: PackedTokens) -> dict[str, float]:
+    rates = source.rates
+    if isinstance(rates, Balance):
+        rates = rates.rates({name: store.manifest["tokens"] for name, store in source.corpus.stores("train").items()})
+    return {name: float(share) for name, share in shares(rates, source.corpus.names).items()}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hcxjax.data.inspection import Run, Summary, runs, summary, taken_apart
+from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling, Piece, RowBuilder, empty_row
 from hcxjax.mesh import Layout
@@ -114,3 +115,12 @@ def test_shares_and_infilling_are_as_configured(seen):
     assert found.infilled() < found.infilled(16)
     assert found.infilled(10**6) == 0
     assert not found.orders[found.lengths < 16].any()
+
+
+def test_rates_by_size_are_what_they_come_to(corpus):
+    source = PackedTokens(corpus, length=128, batch=4, rates=Balance({"ko": 1, "en": 1, "code": 2}))
+    source.start(Layout(rules=(("batch", None),)), None)
+    found = summary(source, corpus.vocabulary(), 0, 100)
+    source.close()
+    assert found.configured == {"code": 0.5, "en": 0.25, "ko": 0.25}
+    assert found.shares == pytest.approx(found.configured, abs=0.03)

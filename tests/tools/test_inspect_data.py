@@ -37,8 +37,9 @@ def test_rows_are_printed_as_they_are_fed(show):
     assert {order for order, _ in infilled} == {"prefix", "suffix"}
     assert all(body.startswith("⟦prefix⟧⟦suffix⟧") == (order == "suffix") for order, body in infilled)
     assert "\x1b" not in text
-    plain = re.sub("\x1b\\[[0-9]+m", "", show("--rows", "12", "--window", "12", "--color", "always"))
-    assert plain == text
+    painted = show("--rows", "12", "--window", "12", "--color", "always")
+    assert re.sub("\x1b\\[[0-9]+m", "", painted) == text
+    assert {len(set(re.findall(rf"\x1b\[(\d+)m⟦{third}⟧", painted))) for third in ("prefix", "suffix", "middle")} == {1}
 
 
 def test_a_step_begins_where_training_would(show):
@@ -46,6 +47,24 @@ def test_a_step_begins_where_training_would(show):
     later = show("--rows", "1", "--step", "1", "--window", "1")
     assert later.partition("\n\n")[0] == ahead[ahead.index("━━━━ row 8 of") :].partition("\n\n")[0]
     assert later.startswith("━━━━ row 8 of")
+
+
+def test_a_step_of_a_later_phase_shows_that_phase_s_rows(show, tmp_path):
+    later = tmp_path / "later.gin"
+    later.write_text(f"""
+        include '{TINY}'
+        include 'gin/stages/long_context.gin'
+        LONG_START = 0.5
+        LONG_LENGTH = 128
+        LONG_BATCH = 4
+        LONG_ACCUMULATE = 1
+        LONG_ROPE_THETA = 1e5
+        LONG_SKIP_TOKENS = 4096
+    """)
+    arguments = (f"--gin_file={later}", "--rows", "1", "--window", "1")
+    assert show(*arguments, "--step", "7").startswith("━━━━ row 56 of 64 positions")
+    assert show(*arguments, "--step", "8").startswith("━━━━ row 0 of 128 positions")
+    assert show(*arguments, "--step", "9").startswith("━━━━ row 4 of 128 positions")
 
 
 def test_counts_of_a_window(show):

@@ -6,9 +6,7 @@ module in `Corpus.task_modules` and the Task in `Corpus.sources`.
 
 from collections.abc import Callable, Iterator
 
-import seqio
-
-from hcxjax.data.sources import add_text_task
+from hcxjax.data.sources import add_text_task, import_seqio
 from hcxjax.world import LANGUAGES, World
 
 DOCUMENTS = {"train": 10_000_000, "validation": 100_000}
@@ -22,4 +20,4 @@ def _documents(language: str) -> Callable[[str], Iterator[str]]:
 for _language in LANGUAGES:
     add_text_task(f"world_{_language}", _documents(_language), splits=tuple(DOCUMENTS))
 
-seqio.MixtureRegistry.add("world", [f"world_{_language}" for _language in LANGUAGES], default_rate=1)
+import_seqio().MixtureRegistry.add("world", [f"world_{_language}" for _language in LANGUAGES], default_rate=1)

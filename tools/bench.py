@@ -2,8 +2,9 @@
 
 python -m tools.bench train                       our update against transformers' Llama in PyTorch, fp32
 python -m tools.bench train --size 8m --rounds 5 --json bench.json
+python -m tools.bench data                        the reader of packed rows against what the model takes in
 
-Needs the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each side runs in a process of its
+`train` needs the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each side runs in a process of its
 own, turn by turn, so that memory is its own and a noisy minute hits both; the median of the rounds counts.
 """
 
@@ -15,6 +16,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,12 +52,20 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     train.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     train.add_argument("--shape", type=json.loads, help=argparse.SUPPRESS)
+    data = commands.add_parser("data", help="rows read from the token store, one thread, nothing else going on")
+    data.add_argument("--gin_file", default="gin/runs/quickstart.gin", help="whose corpus (default: %(default)s)")
+    data.add_argument("--binding", nargs="*", default=[], metavar="NAME=VALUE", help="gin bindings, as of DATA_DIR")
+    data.add_argument("--length", type=int, nargs="+", default=[256, 4096, 32768], help="(default: %(default)s)")
+    data.add_argument("--seconds", type=float, default=5.0, help="of reading at each length (default: %(default)s)")
+    data.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
     return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints a table; with --side (its own child) one JSON object."""
     options = parser().parse_args(argv)
+    if options.command == "data":
+        return bench_data(options)
     if options.side:
         ours = options.side == "hcxjax"
         numbers = measure_ours(options.size[0], options.steps) if ours else measure_torch(options.shape, options.steps)
@@ -77,6 +87,52 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     return 0
+
+
+def bench_data(options: argparse.Namespace) -> int:
+    """Prints tokens/s of the reader at each length, and how many times the model's."""
+    from hcxjax.data.packed import PackedTokens
+    from hcxjax.main import configure
+    from hcxjax.mesh import Layout
+    from hcxjax.train import Experiment
+
+    with tempfile.TemporaryDirectory() as folder:
+        given = [f"RUN_DIR={folder}", *options.binding]
+        experiment, _ = configure([options.gin_file], given)
+        assert isinstance(experiment, Experiment) and isinstance(experiment.source, PackedTokens)
+        sources = {length: dataclasses.replace(experiment.source, length=length) for length in options.length}
+        for source in sources.values():
+            source.start(Layout(), None)
+        read: dict[int, list[float]] = {length: [] for length in sources}
+        taken = []
+        for _ in range(options.rounds):
+            for length, source in sources.items():
+                read[length].append(reading_speed(source, options.seconds))
+            taken.append(measure_child("quickstart", 8)["tokens_per_s"])
+        model = statistics.median(taken)
+        print("| length | reader, tokens/s | quickstart model, tokens/s | times | padding |\n|---|---|---|---|---|")
+        for length, source in sources.items():
+            speed = statistics.median(read[length])
+            print(f"| {length:,} | {speed:,.0f} | {model:,.0f} | **{speed / model:.0f}** | {source.padding:.2%} |")
+            source.close()
+    return 0
+
+
+def reading_speed(source: Any, seconds: float) -> float:
+    """Tokens of rows built in a second, from where an epoch begins."""
+    source.rows(0, 4)
+    began, rows = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        source.rows(rows, rows + 4)
+        rows += 4
+    return rows * source.length / (time.perf_counter() - began)
+
+
+def measure_child(size: str, steps: int) -> dict[str, float]:
+    """`measure_ours` in a process of its own."""
+    call = [sys.executable, "-m", "tools.bench", "train", "--side", SIDES[0], "--size", size, "--steps", str(steps)]
+    child = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 def compare(size: str, rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:

@@ -22,7 +22,7 @@ from hcxjax.data.engine import Engine, Signed, counted
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.publishing import publish, write_whole
 from hcxjax.data.readers import Skips
-from hcxjax.data.sources import SPLITS, SourceParts, Spec, held_out, open_source
+from hcxjax.data.sources import SPLITS, SourceParts, Spec, held_out, import_seqio, open_source
 
 _TEXTS, _INDEX, _TALLY = "texts.array_record", "index.npz", "part.json"
 _DUPLICATES = "duplicates.npz"
@@ -90,6 +90,8 @@ class Documents:
     def opened(self, source: str) -> SourceParts:
         """The source, found and checked."""
         if source not in self._opened:
+            if self.task_modules:
+                import_seqio()  # ours first: see there
             for module in self.task_modules:
                 importlib.import_module(module)
             self._opened[source] = open_source(self.sources[source], self.max_document_bytes)

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-import seqio
 from pyarrow import parquet
 
 from hcxjax.data.readers import Skips
-from hcxjax.data.sources import documents, import_tensorflow
+from hcxjax.data.sources import documents, import_seqio, import_tensorflow
 
+seqio = import_seqio()
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 WIKIPEDIA, ARTICLES = re.findall(r"```python\n(.*?)```", PAGE.partition("### A Task of your own")[2], re.DOTALL)[:2]
 
 
 def read(source, split="train"):
-    skips = Skips()
-    return list(documents(source, split, validation_share=1e-9, max_document_bytes=10**6, skips=skips)), skips
+    skips, opened = Skips(), open_source(source, 10**6)
+    parts = [opened.documents(split, part, skips) for part in range(opened.parts(split))]
+    return [document.text for part in parts for document in part], skips
 
 
 @pytest.fixture

@@ -1,20 +1,24 @@
 import itertools
 
 import pytest
-import seqio
 
 import tasks.pretrain
 from hcxjax.data.readers import Skips
-from hcxjax.data.sources import documents
+from hcxjax.data.sources import documents, import_seqio
 from hcxjax.world import LANGUAGES, World
+
+seqio = import_seqio()
 
 
 @pytest.mark.parametrize("split", tasks.pretrain.DOCUMENTS)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_tasks_give_the_worlds_documents(language, split):
     skips = Skips()
-    texts = documents(f"world_{language}", split, validation_share=0.1, max_document_bytes=10**6, skips=skips)
-    assert list(itertools.islice(texts, 70)) == list(World().documents(language, split, count=70))
+    source = open_source(f"world_{language}", 10**6)
+    assert source.own_validation
+    assert source.parts(split) == 1
+    texts = [document.text for document in itertools.islice(source.documents(split, 0, skips), 70)]
+    assert texts == list(World().documents(language, split, count=70))
     assert not skips.counts
 
 
@@ -27,8 +31,8 @@ def test_the_mixture_has_equal_rates():
 
 def test_a_mixture_is_a_source_that_gives_the_same_documents_every_time():
     def first(count: int) -> list[str]:
-        texts = documents("world", "train", validation_share=0.1, max_document_bytes=10**6, skips=Skips())
-        return list(itertools.islice(texts, count))
+        found = open_source("world", 10**6).documents("train", 0, Skips())
+        return [document.text for document in itertools.islice(found, count)]
 
     once = first(24)
     assert once == first(24)

@@ -57,7 +57,6 @@ __all__ = [
     "SourceParts",
     "Spec",
     "add_text_task",
-    "documents",
     "file_source",
     "held_out",
     "import_seqio",
@@ -234,24 +233,6 @@ def held_out(text: str, share: float) -> bool:
       share: expected share of validation, between 0 and 1.
     """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") < share * 2**64
-
-
-def documents(
-    source: str, split: str, *, validation_share: float, max_document_bytes: int, skips: Skips
-) -> Iterator[str]:
-    """Texts of a split of a source, all its parts one after another, with `held_out` applied where it must be.
-
-    Raises:
-      ValueError: as `open_source`; an unknown split.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; it must be one of {SPLITS}")
-    opened = open_source(source, max_document_bytes)
-    read = split if opened.own_validation else "train"
-    for part in range(opened.parts(read)):
-        for document in opened.documents(read, part, skips):
-            if opened.own_validation or held_out(document.text, validation_share) == (split == "validation"):
-                yield document.text
 
 
 def task_of(source: str, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> Any:

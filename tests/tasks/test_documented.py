@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from hcxjax.data.readers import Skips
-from hcxjax.data.sources import documents, import_seqio, import_tensorflow
+from hcxjax.data.sources import import_seqio, import_tensorflow, open_source
 
 seqio = import_seqio()
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import pytest
 
 import tasks.pretrain
 from hcxjax.data.readers import Skips
-from hcxjax.data.sources import documents, import_seqio
+from hcxjax.data.sources import import_seqio, open_source
 from hcxjax.world import LANGUAGES, World
 
 seqio = import_seqio()

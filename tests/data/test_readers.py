@@ -86,13 +86,13 @@ def noisy_lines(count):
     ],
 )
 def test_truncated_and_corrupted_files_give_what_is_whole(tmp_path, kind, compress):
-    lines = noisy_lines(20_000)
+    lines = noisy_lines(6_000)
     path = tmp_path / f"a.jsonl.{'gz' if kind == 'gzip' else 'zst'}"
     whole = compress(lines)
     damages = {f"truncated or corrupted {kind}": 1}
     path.write_bytes(whole[: len(whole) // 2])
     texts, skips = read(path)
-    assert 5_000 < len(texts) < 15_000
+    assert 1_000 < len(texts) < 5_000
     assert skips.counts == damages
     assert skips.examples == {f"truncated or corrupted {kind}": f"{path}:{len(texts) + 1}"}
     path.write_bytes(whole[:-1])
@@ -100,7 +100,7 @@ def test_truncated_and_corrupted_files_give_what_is_whole(tmp_path, kind, compre
     path.write_bytes(b"neither gzip nor zstd")
     assert read(path) == ([], Skips(damages, {f"truncated or corrupted {kind}": f"{path}:1"}))
     path.write_bytes(whole)
-    assert len(read(path)[0]) == 20_000
+    assert len(read(path)[0]) == 6_000
 
 
 def test_zstd_of_several_frames_is_read_to_its_end(tmp_path):

@@ -15,6 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["hcxjax", "hcxjax.*", "tasks", "tools"]),
+    package_data={"hcxjax.data.cleaning": ["lexicons/*.txt"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "test": [

@@ -18,6 +18,13 @@ from jax.experimental import multihost_utils
 
 from hcxjax.checkpoint import CheckpointError, KeepPolicy
 from hcxjax.data.beam import Beam
+from hcxjax.data.cleaning.duplicates import NearDuplicates
+from hcxjax.data.cleaning.language import LetterShare, Mojibake
+from hcxjax.data.cleaning.overlap import BenchmarkOverlap
+from hcxjax.data.cleaning.personal import PersonalData
+from hcxjax.data.cleaning.quality import Length, Lines, StopWords, Symbols, Words
+from hcxjax.data.cleaning.repetition import Repetition
+from hcxjax.data.cleaning.wordlists import Boilerplate, Classified, Wordlist
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.engine import Local
 from hcxjax.data.held_out import HeldOut
@@ -55,7 +62,10 @@ _PARTS: tuple[type, ...] = (
     AdamW,
     Balance,
     Beam,
+    BenchmarkOverlap,
     BitsPerByte,
+    Boilerplate,
+    Classified,
     Corpus,
     Cosine,
     DecoderConfig,
@@ -66,20 +76,31 @@ _PARTS: tuple[type, ...] = (
     KeepPolicy,
     LanguageModel,
     Layout,
+    Length,
+    LetterShare,
+    Lines,
     Local,
     MLflow,
+    Mojibake,
+    NearDuplicates,
     PackedTokens,
+    PersonalData,
     Phase,
-    Prompt,
     ProgressBar,
+    Prompt,
+    Repetition,
     RopeScaling,
     Samples,
     Sampling,
     SpikeGuard,
+    StopWords,
+    Symbols,
     TensorBoard,
     Tokenizer,
     WarmupStableDecay,
     Watch,
+    Wordlist,
+    Words,
     World,
     WorldProbes,
 )

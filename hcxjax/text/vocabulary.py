@@ -1,21 +1,27 @@
-"""A SentencePiece model as a lossless map between text and token ids, and text as it streams out of a model."""
+"""Text as token ids and back, without loss, whatever kind of file holds the vocabulary; and text as it streams out."""
 
 import codecs
 import functools
 import hashlib
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+
+from hcxjax.text.huggingface import HuggingFaceEngine
+from hcxjax.text.sentencepiece_engine import SentencePieceEngine
 
 PAD, END_OF_TEXT, UNKNOWN = "<|pad|>", "<|endoftext|>", "<|unk|>"
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX = "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"
 USER, ASSISTANT, END_OF_TURN = "<|user|>", "<|assistant|>", "<|endofturn|>"
 SPECIALS = (PAD, END_OF_TEXT, UNKNOWN, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, USER, ASSISTANT, END_OF_TURN)
-"""Control pieces in the order of their ids. `<|unk|>` is there because SentencePiece needs one; byte fallback makes it
-unreachable."""
-
-_SPACE = "\u2581"  # how SentencePiece spells a space; in a user's text it has to be escaped
+"""Control pieces of a vocabulary trained here, in the order of their ids. `<|unk|>` is there because SentencePiece
+needs one; byte fallback makes it unreachable."""
+NORMALIZES = "<|nfc|>"
+"""A control piece that no text yields: a model that has it was trained on text in normal form C, and is given such."""
 
 
 def reserved(count: int) -> tuple[str, ...]:
@@ -23,67 +29,62 @@ def reserved(count: int) -> tuple[str, ...]:
     return tuple(f"<|reserved_{number}|>" for number in range(count))
 
 
+class Engine(Protocol):
+    """What reads one kind of vocabulary file."""
+
+    specials: dict[str, int]
+    pieces: list[bytes]
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Ids of `text`, where the name of a special is ordinary text."""
+        ...
+
+
 class Vocabulary:
     """Text to ids and back, without loss for every valid Unicode string.
 
-    Text that spells a special is ordinary text: specials are SentencePiece *control* symbols, which encoding never
-    yields. U+2581, which SentencePiece alone gives back as a space, is encoded as its three byte pieces.
+    One interface to SentencePiece models and to Hugging Face tokenizer.json files; which of them a file is, its first
+    byte tells. Text that spells a special is ordinary text unless the caller asks otherwise.
 
     Args:
-      path: a SentencePiece model with byte fallback and the control pieces `SPECIALS`.
+      path: a SentencePiece model with byte fallback, or a tokenizer.json of byte-level BPE.
     Raises:
-      ValueError: no such file, no SentencePiece model, no byte fallback, or a special is missing.
+      ValueError: no such file, or none that every text returns from; a special is asked for that it does not have.
     """
 
     def __init__(self, path: str):
         if not os.path.isfile(path):
             raise ValueError(f"tokenizer model {path!r} does not exist; change Tokenizer.path")
-        import sentencepiece
-
         with open(path, "rb") as file:
             model = file.read()
-        try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ValueError(f"{path!r} ({len(model)} bytes) is no readable SentencePiece model: {error}") from error
+        is_json = model.lstrip()[:1] == b"{"
+        self.engine: Engine = (HuggingFaceEngine if is_json else SentencePieceEngine)(model, path)
         self.path = path
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        self.size: int = self._model.get_piece_size()
-        self.specials: Mapping[str, int] = {
-            self._model.id_to_piece(token): token
-            for token in range(self.size)
-            if self._model.is_control(token) or self._model.is_unknown(token)
-        }
+        self.size: int = len(self.engine.pieces)
+        self.specials: Mapping[str, int] = self.engine.specials
         self._special_names = {token: name for name, token in self.specials.items()}
-        self._bytes = tuple(self._read_bytes(token) for token in range(self.size))
-        self._check()
+        self._bytes = tuple(self.engine.pieces)
+        self._normalizes = NORMALIZES in self.specials
 
-    def _read_bytes(self, token: int) -> bytes:
-        if token in self._special_names:
-            return b""
-        piece = self._model.id_to_piece(token)
-        if self._model.is_byte(token):
-            return bytes((int(piece[3:5], 16),))
-        return piece.replace(_SPACE, " ").encode()
+    def special(self, name: str) -> int:
+        """Id of a special by its name.
 
-    def _check(self) -> None:
-        if missing := [name for name in SPECIALS if name not in self.specials]:
-            raise ValueError(f"{self.path!r} has no control piece {', '.join(missing)}; train it with Tokenizer")
-        byte_pieces = (self._model.piece_to_id(f"<0x{byte:02X}>") for byte in range(256))
-        unreachable = [piece for piece in byte_pieces if not self._model.is_byte(piece)]
-        if unreachable:
-            raise ValueError(
-                f"{self.path!r} has no piece for {len(unreachable)} of 256 bytes; train it with byte_fallback"
-            )
+        Raises:
+          ValueError: this vocabulary has none of that name.
+        """
+        if name not in self.specials:
+            raise ValueError(f"{self.path!r} has no special {name}; it has {', '.join(self.specials) or 'none'}")
+        return self.specials[name]
 
-    pad = property(lambda self: self.specials[PAD], doc="Id of padding.")
-    end_of_text = property(lambda self: self.specials[END_OF_TEXT], doc="Id that stands before and after a document.")
-    fim_prefix = property(lambda self: self.specials[FIM_PREFIX], doc="Id of the sentinel before the first third.")
-    fim_middle = property(lambda self: self.specials[FIM_MIDDLE], doc="Id of the sentinel before what is filled in.")
-    fim_suffix = property(lambda self: self.specials[FIM_SUFFIX], doc="Id of the sentinel before the last third.")
-    user = property(lambda self: self.specials[USER], doc="Id that opens a user's turn.")
-    assistant = property(lambda self: self.specials[ASSISTANT], doc="Id that opens the assistant's turn.")
-    end_of_turn = property(lambda self: self.specials[END_OF_TURN], doc="Id that closes a turn.")
+    pad = property(lambda self: self.special(PAD), doc="Id of padding.")
+    end_of_text = property(lambda self: self.special(END_OF_TEXT), doc="Id that stands before and after a document.")
+    fim_prefix = property(lambda self: self.special(FIM_PREFIX), doc="Id of the sentinel before the first third.")
+    fim_middle = property(lambda self: self.special(FIM_MIDDLE), doc="Id of the sentinel before what is filled in.")
+    fim_suffix = property(lambda self: self.special(FIM_SUFFIX), doc="Id of the sentinel before the last third.")
+    user = property(lambda self: self.special(USER), doc="Id that opens a user's turn.")
+    assistant = property(lambda self: self.special(ASSISTANT), doc="Id that opens the assistant's turn.")
+    end_of_turn = property(lambda self: self.special(END_OF_TURN), doc="Id that closes a turn.")
 
     @functools.cached_property
     def byte_lengths(self) -> np.ndarray:
@@ -95,12 +96,15 @@ class Vocabulary:
         return np.array([not piece or piece[0] & 0xC0 != 0x80 for piece in self._bytes])
 
     @functools.cached_property
-    def _escape(self) -> list[int]:
-        return [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+    def _spelled(self) -> re.Pattern[str]:
+        names = sorted(self.specials, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`; no special among them.
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        """Ids of `text`.
 
+        Args:
+          specials: text that spells a special becomes its id: for templates, never for what a user wrote.
         Raises:
           ValueError: a lone surrogate, which UTF-8 cannot carry; names its position.
         """
@@ -109,12 +113,15 @@ class Vocabulary:
         except UnicodeEncodeError as error:
             code = ord(text[error.start])
             raise ValueError(f"lone surrogate U+{code:04X} at character {error.start}: not valid Unicode") from None
-        if _SPACE not in text:
-            return self._model.encode(text)
-        ids: list[int] = []
-        for number, part in enumerate(text.split(_SPACE)):
-            ids += self._escape * bool(number) + self._model.encode(part)
-        return ids
+        if self._normalizes:
+            text = unicodedata.normalize("NFC", text)
+        if not specials:
+            return list(self.engine.encode(text))
+        ids, start = [], 0
+        for found in self._spelled.finditer(text):
+            ids += [*self.engine.encode(text[start : found.start()]), self.specials[found.group()]]
+            start = found.end()
+        return [*ids, *self.engine.encode(text[start:])]
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes of one id; b"" for a special and for ids of a vocabulary padded beyond `size`."""

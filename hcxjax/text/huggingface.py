@@ -1,0 +1,68 @@
+"""A Hugging Face tokenizer.json as an engine of `Vocabulary`; needs the `tokenizers` library, which is optional."""
+
+import json
+import re
+from collections.abc import Sequence
+
+_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character → byte of byte-level BPE. Source: GPT-2's encoder.py, bytes_to_unicode."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(byte): byte for byte in printable}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return alphabet | {chr(256 + number): byte for number, byte in enumerate(hidden)}
+
+
+class HuggingFaceEngine:
+    """A tokenizer.json of byte-level BPE, or of BPE with byte fallback.
+
+    Args:
+      model: the file's bytes.
+      path: for messages.
+    Raises:
+      ValueError: `tokenizers` is missing, the file cannot be read, or its decoder is of another kind.
+    """
+
+    def __init__(self, model: bytes, path: str):
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise ValueError(f"{path!r} is a tokenizer.json, which needs: pip install tokenizers") from error
+        try:
+            settings = json.loads(model)
+            # Specials are ids of their own, never found in text; a tokenizer of its own says where they are.
+            self.specials = {entry["content"]: entry["id"] for entry in settings["added_tokens"] if entry["special"]}
+            added = {entry["id"]: entry["content"] for entry in settings["added_tokens"]}
+            settings["added_tokens"] = [entry for entry in settings["added_tokens"] if not entry["special"]]
+            settings["post_processor"] = None
+            full = tokenizers.Tokenizer.from_str(model.decode())
+            plain = tokenizers.Tokenizer.from_str(json.dumps(settings, ensure_ascii=False))
+        except Exception as error:  # the library raises bare Exceptions
+            raise ValueError(f"{path!r} is no readable tokenizer.json: {error}") from error
+        self._plain = plain
+        kinds = json.dumps(settings["decoder"]) + json.dumps(settings["pre_tokenizer"])
+        byte_level, fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
+        if not byte_level and not fallback:
+            raise ValueError(
+                f"{path!r} is neither byte-level BPE nor BPE with byte fallback: not every text can return"
+            )
+        alphabet = _byte_alphabet()
+        ids = full.get_vocab(with_added_tokens=True)
+        self.pieces = [b""] * (max(ids.values()) + 1)
+        for piece, token in ids.items():
+            if piece in self.specials:
+                continue
+            if token in added:
+                self.pieces[token] = piece.encode()
+            elif byte_level:
+                self.pieces[token] = bytes(alphabet[character] for character in piece)
+            elif found := _BYTE_PIECE.fullmatch(piece):
+                self.pieces[token] = bytes((int(found[1], 16),))
+            else:
+                self.pieces[token] = piece.replace("\u2581", " ").encode()
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Ids of `text`, where the name of a special is ordinary text."""
+        return self._plain.encode(text, add_special_tokens=False).ids

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ class Documents:
     def key(self, source: str) -> int:
         """Stands for all settings that decide which documents of `source` are kept, duplicates apart."""
         limits = (self.max_documents, self.max_validation_documents, self.max_document_bytes, self.validation_share)
-        steps = [repr(step) for step in self.cleaning.get(source, ())]
+        steps = [_settings(step) for step in self.cleaning.get(source, ())]
         return fingerprint(_FORMAT, self.sources[source], limits, steps, repr(self.duplicates))
 
     @property
@@ -299,6 +300,17 @@ class Documents:
             if kept is not None:
                 streams.append(stream)
                 yield kept.text
+
+
+def _settings(step: Step) -> tuple[str, list[tuple[str, str]]]:
+    """Name and fields of a step; a function among them by its name, because its repr differs from process to process."""
+
+    def told(value: object) -> str:
+        return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else repr(value)
+
+    assert dataclasses.is_dataclass(step)
+    fields = [(field.name, told(getattr(step, field.name))) for field in dataclasses.fields(step)]
+    return f"{type(step).__module__}.{type(step).__qualname__}", fields
 
 
 def describe(tally: Tally, places: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from hcxjax.data.cleaning.duplicates import NearDuplicates
 from hcxjax.data.cleaning.personal import PersonalData
 from hcxjax.data.cleaning.quality import Length
 from hcxjax.data.cleaning.steps import Outcome
+from hcxjax.data.cleaning.wordlists import Classified
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.documents import Unit, document_id
 from hcxjax.data.engine import Local
@@ -231,6 +232,26 @@ def test_other_cleaning_is_another_corpus(prepared):
     other = prepared(cleaning={"ko": (Masked("another"),)})
     assert other.documents.key("ko") != cleaned.documents.key("ko")
     assert prepared(duplicates=None).documents.keys != cleaned.documents.keys
+
+
+def score(text):
+    return 0.0
+
+
+def test_a_classifier_is_known_by_its_name(prepared):
+    def cleaned(classifier, threshold=0.5):
+        step = Classified(classifier, threshold, "poor")
+        return prepared(cleaning={"ko": (step,)}).documents.key("ko")
+
+    assert cleaned(score) == cleaned(score) != cleaned(score, 0.6)
+    assert cleaned(score) != cleaned(len)
+    script = (
+        "from tests.data.test_documents import *\n"
+        "corpus = Corpus({'ko': 'jsonl:x'}, None, '', cleaning={'ko': (Classified(score, 0.5, 'poor'),)})\n"
+        "print(corpus.documents.key('ko'))"
+    )
+    one, two = (subprocess.check_output([sys.executable, "-c", script], text=True) for _ in range(2))
+    assert one == two
 
 
 def test_beam_is_asked_for_by_name_where_it_is_missing(prepared, monkeypatch):

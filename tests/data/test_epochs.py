@@ -71,6 +71,13 @@ def test_rows_are_read_a_window_of_blocks_at_a_time():
     assert len(set(np.diff(seen[:100]))) > 2  # shuffled within the window
 
 
+def test_rows_of_one_block_are_read_in_another_order_in_every_epoch():
+    source = epochs(block_tokens=10**9)
+    first, second = ([source.locate(epoch * source.rows + row)[1] for row in range(source.rows)] for epoch in range(2))
+    assert sorted(first) == sorted(second) == list(range(source.rows))
+    assert np.mean(np.array(first) == second) < 0.05
+
+
 def test_rows_are_full():
     for rate in (0.0, 0.5, 1.0):
         assert epochs(infilling=Infilling(rate=rate), block_tokens=60_000).padding < 0.01

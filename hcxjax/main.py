@@ -32,6 +32,7 @@ from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
 from hcxjax.data.tokenizer import Tokenizer
+from hcxjax.data.tokenizer_job import TrainTokenizer
 from hcxjax.evaluation.bits_per_byte import BitsPerByte
 from hcxjax.evaluation.probes import WorldProbes
 from hcxjax.evaluation.samples import Prompt, Samples
@@ -97,6 +98,7 @@ _PARTS: tuple[type, ...] = (
     Symbols,
     TensorBoard,
     Tokenizer,
+    TrainTokenizer,
     WarmupStableDecay,
     Watch,
     Wordlist,
@@ -144,12 +146,15 @@ def configure(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Job, 
         gin.external_configurable(part, module="hcxjax")
     configured = gin.external_configurable(main_job, "main", module="hcxjax")
     try:
-        gin.parse_config_files_and_bindings(list(files), [_binding(text) for text in bindings])
+        gin.parse_config_files_and_bindings(list(files), None, finalize_config=False)
+        in_files = gin.config_str()
+        gin.parse_config([_binding(text) for text in bindings])
+        gin.finalize()
         job = cast(Job, configured())
     except (ValueError, TypeError, RuntimeError, AttributeError, OSError, SyntaxError) as error:
         raise ValueError(_explained(error)) from error
     operative = gin.operative_config_str(max_line_length=118)
-    _refuse_typos(gin.config_str(), operative, [text.partition("=")[0].strip() for text in bindings])
+    _refuse_typos(in_files + gin.config_str(), operative, [text.partition("=")[0].strip() for text in bindings])
     return job, operative
 
 
@@ -157,7 +162,7 @@ def _refuse_typos(written: str, operative: str, overrides: Sequence[str]) -> Non
     """ValueError for a macro that nothing refers to, and for an override of a part that the run does not use.
 
     gin takes any macro name, so a typo would otherwise train something else for hours. Files may bind parts that a run
-    does not use: they are shared.
+    does not use: they are shared; and an override may leave a file's macro without use.
     """
     used, macros = bindings_of(operative), [name for name in bindings_of(written) if re.fullmatch(r"\w+", name)]
     referred = set(re.findall(r"%(\w+)", written))

@@ -67,6 +67,14 @@ def test_mistakes_name_the_value_and_the_field(binding, message):
         resolve(binding)
 
 
+def test_an_override_may_leave_a_macro_of_the_files_without_use():
+    given = ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"]
+    experiment, _ = configure(["gin/runs/folders.gin"], [*given, "Corpus.cleaning=None", "Corpus.duplicates=None"])
+    assert experiment.source.corpus.cleaning is None
+    with pytest.raises(ValueError, match=r"KOREAN_CLEANSING has no effect on this run; did you mean KOREAN_CLEANING\?"):
+        configure(["gin/runs/folders.gin"], [*given, "KOREAN_CLEANSING=()"])
+
+
 def test_an_unfilled_hole_is_named(tmp_path):
     run = tmp_path / "run.gin"
     run.write_text(Path(TINY).read_text().replace("LENGTH = 64\n", ""))

@@ -90,11 +90,14 @@ class PackedTokens:
         infilling = dataclasses.asdict(self.infilling)
         return fingerprint(self.seed, self.length, self.batch, self.skip_tokens, rates, infilling)
 
+    def plans(self) -> list[tuple[str, Epochs, Fraction]]:
+        """Name, rows and share of each source, in the order of their numbers."""
+        return list(zip(self.corpus.names, self._epochs, self._shares, strict=True))
+
     @property
     def padding(self) -> float:
         """Share of the first epoch's positions that hold nothing, at the rates of the mixture (`Epochs.padding`)."""
-        pairs = zip(self._shares, self._epochs, strict=True)
-        return float(sum(share * epochs.padding for share, epochs in pairs))
+        return float(sum(share * epochs.padding for _, epochs, share in self.plans()))
 
     def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Global rows start..stop-1, counted from the first row of step 0.

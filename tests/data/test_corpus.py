@@ -80,6 +80,14 @@ def test_the_tokenizer_samples_equal_bytes(tmp_path):
         if given["s"] >= 2000:  # all of it
             break
     assert given["l"] in (2000, 3000)
+    given = {"s": 0, "l": 0}
+    for text in Corpus(
+        sources, Tokenizer(rates={"short": 1, "long": 4}), str(tmp_path), validation_share=1e-9
+    ).sample():
+        given[text[0]] += len(text)
+        if given["s"] >= 1500:
+            break
+    assert 5000 <= given["l"] <= 7000
 
 
 @pytest.mark.parametrize(

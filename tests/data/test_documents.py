@@ -48,6 +48,8 @@ def files(tmp_path_factory):
     """Three Korean files and an English one with planted duplicates, words and broken lines."""
     folder = tmp_path_factory.mktemp("files")
     copies = [KOREAN[3], KOREAN[10] + " 끝.", "dropped " + KOREAN[4], "a secret and a secret"]
+    # Short ones, which have no signature, and variants, of which each pair meets in other bands.
+    copies += ["짧은 글", "짧은 글", KOREAN[12] + " 하나.", KOREAN[12] + " 하나. 그리고 둘."]
     parts = {"ko-0": KOREAN[:25], "ko-1": KOREAN[25:45] + copies, "ko-2": [*KOREAN[45:], KOREAN[50]]}
     parts["en-0"] = [*ENGLISH, KOREAN[50], ENGLISH[7]]
     for name, texts in parts.items():
@@ -92,15 +94,15 @@ def test_what_is_dropped_and_changed_is_gone_and_counted(prepared, vocabulary):
     korean, english = texts_of(corpus, "ko", vocabulary), texts_of(corpus, "en", vocabulary)
     assert "a * and a *" in korean
     # English comes first by name, so the Korean documents that equal one of its lines go.
-    expected = [*KOREAN, "a * and a *"]
+    expected = [*KOREAN, "a * and a *", "짧은 글"]
     expected.remove(KOREAN[50])
     assert sorted(korean) == sorted(expected)
     assert sorted(english) == sorted([*ENGLISH, KOREAN[50]])
     tally = corpus.stores("train")["ko"].manifest["tally"]
-    assert tally["documents"] == 65 + 3
+    assert tally["documents"] == 69 + 3
     assert tally["kept"] == len(korean)
     assert tally["changed"] == {"secret": 2}
-    dropped = {"holds the word": 1, "malformed JSON": 3, "exact duplicate": 3, "near-duplicate": 1}
+    dropped = {"holds the word": 1, "malformed JSON": 3, "exact duplicate": 4, "near-duplicate": 3}
     assert tally["dropped"] == dropped
     assert tally["documents"] == tally["kept"] + sum(dropped.values())
     assert corpus.stores("train")["en"].manifest["tally"]["dropped"] == {"exact duplicate": 1, "malformed JSON": 1}
@@ -220,9 +222,18 @@ def test_a_full_disk_is_an_error_that_leaves_the_earlier_state(prepared, files, 
 def test_limits_are_dealt_over_files(prepared):
     corpus = prepared(max_documents=7, max_validation_documents=3, cleaning=None, duplicates=None)
     assert len(corpus.stores("train")["ko"]) == 7
-    assert len(corpus.stores("validation")["ko"]) <= 3
+    assert 0 < len(corpus.stores("validation")["ko"]) <= 3
     assert [part["documents"] for part in corpus.stores("train")["ko"].manifest["parts"].values()] == [3, 2, 2]
     assert len(corpus.stores("train")["en"]) == 7
+
+
+def test_what_is_held_out_beyond_the_limit_is_counted(prepared):
+    corpus = prepared(max_validation_documents=3, cleaning=None, duplicates=None, validation_share=0.5)
+    assert len(corpus.stores("validation")["ko"]) == 3  # one a file
+    train = corpus.stores("train")["ko"]
+    beyond = train.manifest["tally"]["dropped"]["held out beyond Corpus.max_validation_documents"]
+    assert beyond > 10
+    assert train.manifest["tally"]["documents"] == len(train) + 3 + beyond + 3  # three broken lines
 
 
 def test_other_cleaning_is_another_corpus(prepared):

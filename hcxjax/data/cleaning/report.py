@@ -1,4 +1,4 @@
-"""A report of cleaning: tables by source and reason in Markdown, and a picture of them where matplotlib is installed."""
+"""A report of cleaning: tables by source and reason in Markdown, and a picture where matplotlib is installed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,19 +24,30 @@ def write_report(folder: str | Path, tallies: Mapping[str, Tally], *, examples: 
     return path
 
 
-def _markdown(tallies: Mapping[str, Tally], examples: bool, drawn: bool) -> str:
+def tables(tallies: Mapping[str, Tally]) -> list[str]:
+    """Lines of Markdown: documents, bytes and tokens by source; what was dropped by reason, changed by kind."""
     names = sorted(tallies)
-    lines = ["# Cleaning", "", "| source | documents | kept | MB in | MB out | tokens |", "|---|---:|---:|---:|---:|---:|"]
+    lines = ["| source | documents | kept | MB in | MB out | tokens |", "|---|---:|---:|---:|---:|---:|"]
     for name in names:
         one = tallies[name]
         sizes = f"{one.bytes_in / 1e6:.1f} | {one.bytes_out / 1e6:.1f}"
         lines.append(f"| {name} | {one.documents:,} | {one.kept:,} | {sizes} | {one.tokens:,} |")
     lines += ["", "## Dropped documents, by reason", "", *_counts(names, lambda name: tallies[name].dropped)]
-    lines += ["", "## Changes in kept documents, by kind", "", *_counts(names, lambda name: tallies[name].changed)]
+    return [
+        *lines,
+        "",
+        "## Changes in kept documents, by kind",
+        "",
+        *_counts(names, lambda name: tallies[name].changed),
+    ]
+
+
+def _markdown(tallies: Mapping[str, Tally], examples: bool, drawn: bool) -> str:
+    lines = ["# Cleaning", "", *tables(tallies)]
     if drawn:
         lines += ["", "![documents by source and reason](report.png)"]
     if examples:
-        lines += ["", "## Examples", "", *_examples(names, tallies)]
+        lines += ["", "## Examples", "", *_examples(sorted(tallies), tallies)]
     return "\n".join(lines) + "\n"
 
 
@@ -46,7 +57,10 @@ def _counts(names: list[str], counts: Callable[[str], Mapping[str, int]]) -> Ite
     if not reasons:
         return ["None."]
     header = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    rows = (f"| {reason} | " + " | ".join(f"{counts(name).get(reason) or 0:,}" for name in names) + " |" for reason in reasons)
+    rows = (
+        f"| {reason} | " + " | ".join(f"{counts(name).get(reason) or 0:,}" for name in names) + " |"
+        for reason in reasons
+    )
     return [*header, *rows]
 
 

@@ -2,8 +2,8 @@
 
 python -m tools.prepare_data --gin_file=gin/runs/folders.gin --gin.KOREAN='jsonl:ko/*.jsonl.zst' ... --workers 8
 
-Goes on where it was after a kill; several commands on one folder share the work. Prints what was kept and what was not, by
-source and reason, and the rows that it makes; --report writes a page too. On a cluster: docs/data.md.
+Goes on where it was after a kill; several commands on one folder share the work. Prints what was kept and what was not,
+by source and reason, and the rows that it makes; --report writes a page too. On a cluster: docs/data.md.
 """
 
 import argparse

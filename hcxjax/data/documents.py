@@ -303,7 +303,7 @@ class Documents:
 
 
 def _settings(step: Step) -> tuple[str, list[tuple[str, str]]]:
-    """Name and fields of a step; a function among them by its name, because its repr differs from process to process."""
+    """Name and fields of a step; a function among them by its name: its repr differs from process to process."""
 
     def told(value: object) -> str:
         return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else repr(value)

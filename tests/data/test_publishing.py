@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from hcxjax.data.publishing import publish
+from hcxjax.data.publishing import publish, write_whole
 
 SLOW_WRITER = """
 import os, sys, time
-from hcxjax.data.publishing import publish
+from hcxjax.data.publishing import publish, write_whole
 
 def write(folder):
     with open(os.path.join(folder, "part"), "w") as file:
@@ -83,3 +83,22 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 def test_what_is_there_is_not_written_again(tmp_path):
     publish(str(tmp_path / "store"), write_whole)
     publish(str(tmp_path / "store"), lambda folder: pytest.fail("written twice"))
+
+
+def test_a_file_is_written_whole_or_left_as_it_was(tmp_path):
+    path = tmp_path / "manifest.json"
+    write_whole(str(path), {"a": "가"})
+    with pytest.raises(TypeError):
+        write_whole(str(path), {"a": 1, "b": object()})
+    assert path.read_text(encoding="utf-8") == '{\n  "a": "가"\n}'
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+def test_who_does_not_wait_hears_that_another_is_writing(tmp_path):
+    folder = str(tmp_path / "part")
+
+    def write(temporary):
+        assert publish(folder, lambda place: None, wait=False) is False
+
+    assert publish(folder, write) is True
+    assert publish(folder, write, wait=False) is True

@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from hcxjax.data.publishing import publish, write_whole
+from hcxjax.data import publishing
+from hcxjax.data.publishing import publish
 
 SLOW_WRITER = """
 import os, sys, time
-from hcxjax.data.publishing import publish, write_whole
+from hcxjax.data import publishing
+from hcxjax.data.publishing import publish
 
 def write(folder):
     with open(os.path.join(folder, "part"), "w") as file:
@@ -87,9 +89,9 @@ def test_what_is_there_is_not_written_again(tmp_path):
 
 def test_a_file_is_written_whole_or_left_as_it_was(tmp_path):
     path = tmp_path / "manifest.json"
-    write_whole(str(path), {"a": "가"})
+    publishing.write_whole(str(path), {"a": "가"})
     with pytest.raises(TypeError):
-        write_whole(str(path), {"a": 1, "b": object()})
+        publishing.write_whole(str(path), {"a": 1, "b": object()})
     assert path.read_text(encoding="utf-8") == '{\n  "a": "가"\n}'
     assert os.listdir(tmp_path) == ["manifest.json"]
 

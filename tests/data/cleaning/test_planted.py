@@ -29,7 +29,8 @@ QUESTIONS = [
 
 
 def rrn(draw):
-    digits = f"{draw.randint(50, 99)}{draw.randint(1, 12):02}{draw.randint(1, 28):02}{draw.choice('12')}{draw.randint(0, 99999):05}"
+    born = f"{draw.randint(50, 99)}{draw.randint(1, 12):02}{draw.randint(1, 28):02}"
+    digits = f"{born}{draw.choice('12')}{draw.randint(0, 99999):05}"
     rest = sum(weight * int(digit) for weight, digit in zip((2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5), digits, strict=True))
     return f"{digits[:6]}-{digits[6:]}{(11 - rest % 11) % 10}"
 

@@ -15,7 +15,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["hcxjax", "hcxjax.*", "tasks", "tools"]),
-    package_data={"hcxjax.data.cleaning": ["lexicons/*.txt"]},
+    package_data={
+        "hcxjax.data.cleaning": ["lexicons/*.txt"],
+        "hcxjax.text.pretrained": ["*.model", "*.json", "*.md"],
+    },
     install_requires=REQUIREMENTS,
     extras_require={
         "test": [
@@ -25,10 +28,17 @@ setup(
             "ruff>=0.9",
             "pyright[nodejs]>=1.1.390",
             "apache-beam>=2.70",
+            "matplotlib>=3.8",
+            "tiktoken>=0.9",
+            "tokenizers>=0.21",
         ],
         "plots": ["matplotlib>=3.8"],
         "mlflow": ["mlflow>=3.0"],
         "beam": ["apache-beam>=2.70"],
+        # Vocabularies in Hugging Face's tokenizer.json.
+        "huggingface": ["tokenizers>=0.21"],
+        # Peers of tools/tokenizer_report.py, and the English word list that gin/tokenizers/hcxjax-100k.gin names.
+        "tokenizer": ["tokenizers>=0.21", "tiktoken>=0.9", "symspellpy>=6.9", "matplotlib>=3.8"],
         # Peers that tools/bench.py times beside our own; CPU builds of torch are enough.
         "bench": ["torch>=2.5", "transformers>=4.50"],
     },

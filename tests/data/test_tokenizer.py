@@ -106,3 +106,62 @@ def test_a_tokenizer_of_other_settings_or_a_damaged_one_is_refused(tmp_path, tex
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer.json and its model cannot be read"):
         Tokenizer(size=420).load(str(folder), lambda: texts)
+
+
+def test_joined_entries_are_whole_morphemes(tmp_path):
+    texts = ["학교에서 배우고 학교에서 놀고 학교에서 먹는다. foo.bar(baz) foo.bar(baz)"] * 50
+    vocabulary = Tokenizer(size=420, joined=0.3).load(str(tmp_path / "t"), lambda: texts)
+    found = pieces(vocabulary)
+    assert "학교에서" in found
+    assert not any(piece.strip() in ("교에", "교에서", "학교에") for piece in found)
+    assert any("." in piece and "foo" in piece for piece in found)
+    assert json.loads((tmp_path / "t" / "tokenizer.json").read_text())["joined_entries"] > 3
+    assert len(vocabulary.encode("학교에서")) == 1
+    assert vocabulary.size <= 420
+
+
+def test_what_one_text_repeats_weighs_less_when_dampened(tmp_path):
+    texts = ["바나나 " * 2000, *(f"{name} " * 30 for name in ("사과나무", "사과주스", "사과파이"))]
+    first = {}
+    for dampening in (1.0, 0.2):
+        vocabulary = Tokenizer(size=320, morphemes=False, dampening=dampening).load(
+            str(tmp_path / str(dampening)), lambda: texts
+        )
+        order = [vocabulary.token_bytes(token).decode(errors="replace").strip() for token in range(vocabulary.size)]
+        first[dampening] = min(("바나나", "사과"), key=order.index)  # ids are in the order of the merges
+    assert first == {1.0: "바나나", 0.2: "사과"}
+
+
+def test_a_word_list_adds_words_that_the_text_lacks(tmp_path):
+    (tmp_path / "words.txt").write_text("lighthouse 1000\n")
+    texts = ["a ship at sea in the night " * 50]
+    found = {}
+    for name, settings in (("with", {"word_list": str(tmp_path / "words.txt"), "word_list_weight": 0.5}), ("out", {})):
+        vocabulary = Tokenizer(size=330, **settings).load(str(tmp_path / name), lambda: texts)
+        found[name] = len(vocabulary.encode(" lighthouse"))
+    assert found == {"with": 1, "out": found["out"]}
+    assert found["out"] > 3
+
+
+def test_normal_form_is_kept_by_the_model_itself(tmp_path):
+    decomposed = "\u1112\u1161\u11ab\u1100\u1173\u11af"
+    vocabulary = Tokenizer(size=330, nfc=True).load(str(tmp_path / "t"), lambda: [decomposed * 100])
+    assert vocabulary.decode(vocabulary.encode(decomposed)) == "한글"
+    assert vocabulary.encode(decomposed) == vocabulary.encode("한글")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"joined": 0.7}, r"Tokenizer.joined is 0.7; it must lie in \[0, 0.5\]"),
+        ({"dampening": 0.0}, "Tokenizer.dampening is 0.0"),
+        ({"hangul_weight": 0.0}, "Tokenizer.hangul_weight is 0.0"),
+        ({"korean_dictionary": -1.0}, "Tokenizer.korean_dictionary is -1.0"),
+        ({"processes": 0}, "Tokenizer.processes is 0"),
+        ({"rates": {"ko": -1.0}}, "Tokenizer.rates: ko has -1.0"),
+        ({"word_list": "absent"}, "Tokenizer.word_list is 'absent'"),
+    ],
+)
+def test_settings_of_the_training_are_checked(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Tokenizer(**settings).load(str(tmp_path / "t"), lambda: ["text"])

@@ -32,3 +32,32 @@ def test_mistakes_are_one_line_and_no_traceback(tmp_path, capsys, changes, messa
 def test_help_needs_no_heavy_imports():
     script = "import sys, tools.train_tokenizer as t; t.parser().format_help(); assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_gin_file_trains_at_its_rates(tmp_path, capsys):
+    for name, text in (("a", "바다에서 배를 탄다. "), ("b", "a ship at sea. ")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text(text * 300, encoding="utf-8")
+    run = tmp_path / "run.gin"
+    run.write_text(
+        "include 'gin/tokenizers/base.gin'\n"
+        "SOURCES = {'a': 'text:a', 'b': 'text:b'}\n"
+        f"TrainTokenizer.folder = '{tmp_path}'\nWORK_DIR = '{tmp_path}/work'\n"
+        "Tokenizer.size = 330\nTokenizer.reserved = 2\nTokenizer.rates = {'a': 3, 'b': 1}\n"
+    )
+    arguments = [f"--gin_file={run}", f"--gin.OUTPUT={tmp_path}/out"]
+    assert main(arguments) == 0
+    assert "trained on" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["settings"]["rates"] == {"a": 3, "b": 1}
+    assert main([*arguments, "--gin.Tokenizer.rates={'a': 1, 'b': 1}"]) == 1
+    assert "Tokenizer.rates is" in capsys.readouterr().err
+    assert main([f"--gin_file={run}", "--input", "text:x"]) == 1
+    assert "either --gin_file, or --input" in capsys.readouterr().err
+
+
+def test_the_shipped_recipe_can_be_read():
+    from hcxjax.main import configure
+
+    job, _ = configure(["gin/tokenizers/hcxjax-100k.gin"], ["DATA_DIR=texts", "OUTPUT=out"])
+    job.corpus.tokenizer.check()
+    assert set(job.corpus.tokenizer.rates) == set(job.corpus.sources)

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from hcxjax.text.vocabulary import Vocabulary
+from hcxjax.world import World
+
+tokenizers = pytest.importorskip("tokenizers")
+NAMES = ["<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|endofturn|>"]
+AWKWARD = ["▁ ▁", "a\r\n\tb  c", "\x00\x01", "👩‍👩‍👧", "닭갈비", "\ue0ff", "", "<|endoftext|>"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A tokenizer.json of byte-level BPE with the specials of HyperCLOVAX-SEED's kind: no padding, no <|user|>."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    model.train_from_iterator(World().documents("ko", count=50), trainer)
+    model.add_special_tokens(NAMES)
+    file = tmp_path_factory.mktemp("hf") / "tokenizer.json"
+    model.save(str(file))
+    return str(file)
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_text_comes_back_and_specials_are_text(path, text):
+    vocabulary = Vocabulary(path)
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    assert not set(ids) & set(vocabulary.specials.values())
+
+
+def test_ids_are_those_of_the_library(path):
+    vocabulary, model = Vocabulary(path), tokenizers.Tokenizer.from_file(path)
+    text = "학교에서 배운다. def f(x): return 1"
+    assert vocabulary.encode(text) == model.encode(text).ids
+    assert vocabulary.size == model.get_vocab_size()
+    assert vocabulary.encode("가<|endofturn|>", specials=True) == model.encode("가<|endofturn|>").ids
+
+
+def test_only_what_is_there_is_promised(path):
+    vocabulary = Vocabulary(path)
+    assert vocabulary.end_of_text == vocabulary.specials["<|endoftext|>"]
+    assert vocabulary.fim_prefix != vocabulary.fim_suffix
+    for name in ("user", "pad"):
+        with pytest.raises(ValueError, match=rf"has no special <\|{name}\|>; it has <\|endoftext\|>"):
+            getattr(vocabulary, name)
+
+
+def test_a_file_under_another_name_is_still_known(path, tmp_path):
+    with open(path, "rb") as file:
+        (tmp_path / "tokenizer.model").write_bytes(file.read())
+    assert Vocabulary(str(tmp_path / "tokenizer.model")).fingerprint == Vocabulary(path).fingerprint
+
+
+def test_what_cannot_give_every_text_back_is_refused(path, tmp_path):
+    with open(path, encoding="utf-8") as file:
+        settings = json.load(file)
+    settings["decoder"], settings["pre_tokenizer"] = None, {"type": "Whitespace"}
+    (tmp_path / "t.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="neither byte-level BPE nor"):
+        Vocabulary(str(tmp_path / "t.json"))
+    (tmp_path / "broken.json").write_text('{"model": 1}')
+    with pytest.raises(ValueError, match=r"no readable tokenizer\.json"):
+        Vocabulary(str(tmp_path / "broken.json"))

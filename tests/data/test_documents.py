@@ -20,6 +20,7 @@ from hcxjax.data.cleaning.wordlists import Classified
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.documents import Unit, document_id
 from hcxjax.data.engine import Local
+from hcxjax.data.hashing import drawn, mixed
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.mesh import Layout
@@ -245,21 +246,18 @@ def test_other_cleaning_is_another_corpus(prepared):
     assert prepared(duplicates=None).documents.keys != cleaned.documents.keys
 
 
-def score(text):
-    return 0.0
-
-
 def test_a_classifier_is_known_by_its_name(prepared):
-    def cleaned(classifier, threshold=0.5):
-        step = Classified(classifier, threshold, "poor")
-        return prepared(cleaning={"ko": (step,)}).documents.key("ko")
+    def key(classifier, threshold=0.5):
+        return prepared(cleaning={"ko": (Classified(classifier, threshold, "poor"),)}).documents.key("ko")
 
-    assert cleaned(score) == cleaned(score) != cleaned(score, 0.6)
-    assert cleaned(score) != cleaned(len)
+    assert key(mixed) == key(mixed) != key(mixed, 0.6)
+    assert key(mixed) != key(drawn)
     script = (
-        "from tests.data.test_documents import *\n"
-        "corpus = Corpus({'ko': 'jsonl:x'}, None, '', cleaning={'ko': (Classified(score, 0.5, 'poor'),)})\n"
-        "print(corpus.documents.key('ko'))"
+        "from hcxjax.data.cleaning.wordlists import Classified\n"
+        "from hcxjax.data.corpus import Corpus\n"
+        "from hcxjax.data.hashing import mixed\n"
+        "cleaning = {'ko': (Classified(mixed, 0.5, 'poor'),)}\n"
+        "print(Corpus({'ko': 'jsonl:x'}, None, '', cleaning=cleaning).documents.key('ko'))"
     )
     one, two = (subprocess.check_output([sys.executable, "-c", script], text=True) for _ in range(2))
     assert one == two

@@ -35,7 +35,7 @@ class Beam:
     def each(self, work: Callable[..., bool], tasks: Sequence[tuple], description: str) -> None:
         """As `hcxjax.data.engine.Engine` has it."""
         with self._pipeline() as pipeline:
-            self._tasks(pipeline, tasks) | description >> _beam().Map(lambda task: work(*task))
+            _ = self._tasks(pipeline, tasks) | description >> _beam().Map(lambda task: work(*task))
 
     def duplicates(
         self, signed: Callable[..., Signed], tasks: Sequence[tuple], near: NearDuplicates, folder: str
@@ -43,7 +43,7 @@ class Beam:
         """Documents meet where a key or a band is equal; what a bucket says does not depend on any other."""
         beam, place = _beam(), os.path.join(folder, "found")
         with self._pipeline() as pipeline:
-            (
+            _ = (
                 self._tasks(pipeline, tasks)
                 | "keys and bands" >> beam.FlatMap(lambda task: keyed(signed(*task), near))
                 | "buckets" >> beam.GroupByKey()

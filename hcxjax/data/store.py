@@ -131,9 +131,9 @@ def write_part(folder: str, texts: Iterable[str], vocabulary: Vocabulary) -> Non
     np.savez(
         os.path.join(folder, _INDEX), lengths=np.array(lengths, np.int64), byte_lengths=np.array(byte_lengths, np.int64)
     )
-    summary = {"documents": len(lengths), "tokens": sum(lengths), "bytes": sum(byte_lengths)}
-    summary["files"] = {name: measured(os.path.join(folder, name)) for name in (_TOKENS, _INDEX)}
-    write_whole(os.path.join(folder, _SUMMARY), summary)
+    counts = {"documents": len(lengths), "tokens": sum(lengths), "bytes": sum(byte_lengths)}
+    files = {name: measured(os.path.join(folder, name)) for name in (_TOKENS, _INDEX)}
+    write_whole(os.path.join(folder, _SUMMARY), counts | {"files": files})
 
 
 def seal(store: str, parts: Sequence[int], vocabulary: Vocabulary, about: dict[str, Any]) -> None:

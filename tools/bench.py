@@ -5,7 +5,7 @@ python -m tools.bench train --size 8m --rounds 5 --json bench.json
 python -m tools.bench data                        the reader of packed rows against what the model takes in
 
 `train` needs the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each side runs in a
-process of its own, turn by turn, so that memory is its own and a noisy minute hits both; the median of the rounds counts.
+process of its own, turn by turn: memory is its own, and a noisy minute hits both. The median of the rounds counts.
 """
 
 import argparse

@@ -67,7 +67,7 @@ def train_model(counts: Mapping[str, int], recipe: Recipe) -> tuple[bytes, dict[
     room = recipe.size - len(recipe.specials) - BYTES
     joined = int(recipe.joined * room)
     kept, rare = _characters(units, recipe, (room - joined) // 2)
-    model = _train_sentencepiece(_rows(units, kept), recipe.size - joined, recipe.specials)
+    model = _train_sentencepiece(_rows(units, kept), recipe.size - joined, recipe.specials, kept)
     pieces, rest = read_pieces(model)
     pieces = [piece._replace(text=piece.text.translate(_SHOWN)) if piece.kind == NORMAL else piece for piece in pieces]
     base = write_pieces(pieces, rest)
@@ -138,15 +138,13 @@ def _rows(units: Mapping[str, float], kept: frozenset[str]) -> Iterator[str]:
     # Runs of spaces are merged before all else: encoding, which sees no edges, must not give a word their last space.
     for length in _INDENTATIONS:
         weights[" " * length] += 10 * total
-    for character in kept:
-        weights[character] += 2 * total / _TOTAL
     scale = _TOTAL / total
     for word, weight in sorted(weights.items(), key=lambda item: (-item[1], item[0])):
         if (count := int(weight * scale + 0.5)) > 0:
             yield f"{word.translate(_HIDDEN)}\t{count}"
 
 
-def _train_sentencepiece(rows: Iterator[str], size: int, specials: tuple[str, ...]) -> bytes:
+def _train_sentencepiece(rows: Iterator[str], size: int, specials: tuple[str, ...], kept: frozenset[str]) -> bytes:
     """The model file. Identity normalisation and no dummy prefix keep it lossless."""
     import sentencepiece
 
@@ -161,6 +159,8 @@ def _train_sentencepiece(rows: Iterator[str], size: int, specials: tuple[str, ..
         hard_vocab_limit=False,
         byte_fallback=True,
         character_coverage=1.0,
+        # Coverage is summed in 32-bit floats, where the rarest of 10^11 characters vanish.
+        required_chars="".join(sorted(kept)).translate(_HIDDEN),
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,

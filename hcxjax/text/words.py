@@ -10,9 +10,8 @@ from collections.abc import Mapping
 _LETTER = r"[^\W\d_가-힣]"
 _MARK = r"(?:[^\w\s]|_)"
 _REST = rf"(?:{_MARK}|{_LETTER})+(?:(?<={_MARK})[\r\n]+[ \t]*)?"
-# A space belongs to what follows it unless whitespace stands before it: indentation stays whole, as encoding merges it.
-_ALONE = r"(?<![ \t\r\n])"
-_RUN = re.compile(rf"{_ALONE} ?[가-힣]+|[가-힣]+|\d|{_ALONE} {_REST}|{_REST}|[\r\n]+[ \t]*|[ \t]+|\s")
+# Runs of whitespace are taken whole, as encoding merges them; only a single space belongs to what follows it.
+_RUN = re.compile(rf" ?[가-힣]+|\d| ?{_REST}|[\r\n]+[ \t]*|[ \t]+|\s")
 _WORD = re.compile(
     rf" ?[가-힣]+| {_LETTER}+|{_MARK}?{_LETTER}+|\d| ?{_MARK}+(?:[\r\n]+[ \t]*)?|[\r\n]+[ \t]*|[ \t]+|\s"
 )

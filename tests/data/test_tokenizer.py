@@ -3,6 +3,7 @@ import json
 import pytest
 
 from hcxjax.data.tokenizer import Tokenizer
+from hcxjax.data.tokenizer_training import _sequences
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.world import LANGUAGES, World
 
@@ -118,6 +119,16 @@ def test_joined_entries_are_whole_morphemes(tmp_path):
     assert json.loads((tmp_path / "t" / "tokenizer.json").read_text())["joined_entries"] > 3
     assert len(vocabulary.encode("학교에서")) == 1
     assert vocabulary.size <= 420
+
+
+def test_a_morpheme_of_several_pieces_is_not_joined(tmp_path):
+    texts = ["학교에서 친구에서 "] * 50 + ["구친 "]
+    vocabulary = Tokenizer(size=420).load(str(tmp_path / "t"), lambda: texts)
+    assert [len(vocabulary.encode(text)) for text in ("구친", "에서", "학교")] == [2, 1, 1]
+    model = (tmp_path / "t" / "tokenizer.model").read_bytes()
+    morphemes = {"구친에서": ("구친", "에서"), "학교에서": ("학교", "에서")}
+    found = list(_sequences(model, [True] * vocabulary.size, dict.fromkeys(morphemes, 1.0), morphemes))
+    assert found == [([*vocabulary.encode("학교"), *vocabulary.encode("에서")], 1.0)]
 
 
 def test_what_one_text_repeats_weighs_less_when_dampened(tmp_path):

@@ -36,7 +36,7 @@ def test_words_cut_and_boundaries_crossed(ids, cut, crossed):
 
 
 def test_places_are_counted_in_bytes():
-    counts = measure(Scripted([6, 1, 2, 6, 4, 3, 5]), PIECES, [" 학교에서 학교에서"], {"학교에서": ("학교", "에서")})
+    counts = measure(Scripted([4, 3, 5, 6, 1, 2]), PIECES, ["학교에서 학교에서"], {"학교에서": ("학교", "에서")})
     assert (counts.words, counts.cut, counts.crossed) == (2, 1, 1)
 
 

@@ -15,7 +15,8 @@ def test_ranks_of_both_forms_are_read(tmp_path, form):
     coded = [base64.b64encode(piece).decode() for piece in RANKS]
     if form == "js":
         pattern = r"\\p{L}+|[^\\p{L}]+"
-        path.write_text(f'var x = {{"pat_str":"{pattern}","special_tokens":{{}},"bpe_ranks":"! 0 {" ".join(coded)}"}};')
+        packed = f"! 0 {' '.join(coded[:200])}\\n! 200 {' '.join(coded[200:])}"
+        path.write_text(f'var x = {{"pat_str":"{pattern}","special_tokens":{{}},"bpe_ranks":"{packed}"}};')
     else:
         path.write_text("\n".join(f"{piece} {rank}" for rank, piece in enumerate(coded)))
     engine = TiktokenEngine(str(path))

@@ -69,8 +69,8 @@ def test_rows_are_read_a_window_of_blocks_at_a_time():
     seen = [row[0].document // 150 for row in pieces_of(source, 0) if row]  # about a block
     assert len(set(seen[:100])) < 6
     assert len(set(np.diff(seen[:100]))) > 2  # shuffled within the window
-    again = [row[0].document // 150 for row in pieces_of(source, 1) if row]
-    assert set(again[:100]) != set(seen[:100])  # other blocks come first
+    first, again = ({piece.document for row in pieces_of(source, n)[:100] for piece in row} for n in range(2))
+    assert len(first & again) < 0.7 * len(first)  # other blocks come first
 
 
 def test_rows_of_one_block_are_read_in_another_order_in_every_epoch():

@@ -1,5 +1,6 @@
 """A `Vocabulary` as seqio knows vocabularies, for Tasks of one's own."""
 
+from collections.abc import Callable
 from typing import Any
 
 from hcxjax.data.sources import import_seqio, import_tensorflow
@@ -49,20 +50,10 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> Any:
             return vocabulary.decode(ids)
 
         def _encode_tf(self, s: Any) -> Any:
-            def encode(text: Any) -> Any:
-                return tensorflow.constant(vocabulary.encode(text.numpy().decode()), tensorflow.int32)
-
-            ids = tensorflow.py_function(encode, [s], tensorflow.int32)
-            ids.set_shape([None])
-            return ids
+            return _in_graph(lambda text: vocabulary.encode(text.decode()), s, tensorflow.int32, [None])
 
         def _decode_tf(self, ids: Any) -> Any:
-            def decode(row: Any) -> Any:
-                return tensorflow.constant(vocabulary.decode(row.numpy().tolist()))
-
-            text = tensorflow.py_function(decode, [ids], tensorflow.string)
-            text.set_shape([])
-            return text
+            return _in_graph(lambda row: vocabulary.decode(row.tolist()), ids, tensorflow.string, [])
 
         def __eq__(self, other: object) -> bool:
             return getattr(other, "fingerprint", None) == vocabulary.fingerprint
@@ -73,3 +64,11 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> Any:
         fingerprint = vocabulary.fingerprint
 
     return Adapter()
+
+
+def _in_graph(call: Callable[[Any], Any], value: Any, dtype: Any, shape: list[int | None]) -> Any:
+    """What Python makes of a tensor, inside a TensorFlow graph."""
+    tensorflow = import_tensorflow()
+    out = tensorflow.py_function(lambda tensor: tensorflow.constant(call(tensor.numpy()), dtype), [value], dtype)
+    out.set_shape(shape)
+    return out

@@ -73,8 +73,15 @@ def train_model(counts: Mapping[str, int], recipe: Recipe) -> tuple[bytes, dict[
     base = write_pieces(pieces, rest)
     longer = _join(base, pieces, weights, morphemes, joined) if joined else []
     _log.info("%d pieces, %d of them joined", len(pieces) + len(longer), len(longer))
+    # Characters that the text lacks take the place of the last that were joined.
+    present = {piece.text for piece in pieces}
+    lowest = min(piece.score for piece in pieces + longer)
+    absent = [character for character in sorted(kept - present) if character != " "]
+    longer = longer[: max(0, joined - len(absent))]
+    room = recipe.size - len(pieces) - len(longer)
+    characters = [Piece(character, lowest - 1 - number) for number, character in enumerate(absent[:room])]
     facts = {"runs": len(weights), "joined_entries": len(longer), "characters_left_to_bytes": rare}
-    return write_pieces(pieces + longer, rest), facts
+    return write_pieces(pieces + longer + characters, rest), facts
 
 
 def _add_lexicons(units: dict[str, float], recipe: Recipe) -> None:

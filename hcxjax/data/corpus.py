@@ -155,7 +155,7 @@ class Corpus:
         documents = self._cleaned()
         missing = [task for task in documents.tasks() if not self._tokenized(documents, vocabulary, *task)]
         if missing:
-            work = functools.partial(self.tokenize_part, documents, vocabulary.path)
+            work = functools.partial(self.tokenize_part, documents, (vocabulary.path, vocabulary.fingerprint))
             self.engine.each(work, missing, "tokenizing")
 
     def _tokenized(self, documents: Documents, vocabulary: Vocabulary, unit: Unit, part: int) -> bool:
@@ -166,13 +166,15 @@ class Corpus:
         splits = SPLITS if documents.units_of(unit.source) == [unit] else (unit.split,)
         return {split: part_folder(self.store_folder(unit.source, split, vocabulary), part) for split in splits}
 
-    def tokenize_part(self, documents: Documents, tokenizer: str, unit: Unit, part: int, wait: bool = True) -> bool:
+    def tokenize_part(
+        self, documents: Documents, tokenizer: tuple[str, str], unit: Unit, part: int, wait: bool = True
+    ) -> bool:
         """Publishes the tokens of one part for the splits it belongs to; False where another process is at it.
 
         Args:
-          tokenizer: path of the vocabulary.
+          tokenizer: path and fingerprint of the vocabulary.
         """
-        vocabulary = _vocabulary(tokenizer, os.path.getmtime(tokenizer))
+        vocabulary = _vocabulary(*tokenizer)
 
         def write(split: str, folder: str) -> None:
             remaining = counted(documents.remaining(unit, part), f"{unit.source} {split}, part {part}")
@@ -212,6 +214,9 @@ class Corpus:
 
 
 @functools.lru_cache(maxsize=1)
-def _vocabulary(path: str, changed: float) -> Vocabulary:
-    """The vocabulary at `path`, opened once a process."""
-    return Vocabulary(path)
+def _vocabulary(path: str, fingerprint: str) -> Vocabulary:
+    """The vocabulary at `path`, opened once a process. ValueError if it is no longer the one with `fingerprint`."""
+    vocabulary = Vocabulary(path)
+    if vocabulary.fingerprint != fingerprint:
+        raise ValueError(f"the tokenizer {path} was changed while the corpus was being tokenised; start again")
+    return vocabulary

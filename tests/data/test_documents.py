@@ -246,6 +246,14 @@ def test_other_cleaning_is_another_corpus(prepared):
     assert prepared(duplicates=None).documents.keys != cleaned.documents.keys
 
 
+def test_a_tokenizer_that_changes_meanwhile_is_noticed(prepared, model_path):
+    corpus = prepared()
+    documents = corpus.documents
+    documents.prepare(corpus.engine)
+    with pytest.raises(ValueError, match=r"tokenizer .*model was changed while the corpus was being tokenised"):
+        corpus.tokenize_part(documents, (model_path, "of an earlier file"), documents.units()[0], 0)
+
+
 def test_a_classifier_is_known_by_its_name(prepared):
     def key(classifier, threshold=0.5):
         return prepared(cleaning={"ko": (Classified(classifier, threshold, "poor"),)}).documents.key("ko")

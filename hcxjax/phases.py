@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hcxjax.checks import whole
 from hcxjax.protocols import Evaluator, Objective, Params, PyTree, Source
@@ -61,17 +62,44 @@ class Phases:
         """The phase of update `step`, from 1; of 0, the first."""
         return [phase for phase in self.phases if self.begin(phase) < max(1, step)][-1]
 
+    def start(self, layout: Any, params: Params) -> None:
+        """Starts every source, once it knows what the phases before it take."""
+        for phase in self.phases:
+            self.introduce(phase.source, phase)
+            phase.source.start(layout, params)
+
+    def introduce(self, source: Source, phase: Phase) -> None:
+        """Tells `source`, which is that of `phase`, what the phases before it take (`Source.follow`)."""
+        begins = [*map(self.begin, self.phases), self.steps]
+        for earlier, (begin, end) in zip(self.phases, itertools.pairwise(begins), strict=True):
+            if begin < self.begin(phase):
+                source.follow(earlier.source, end - begin)
+
     def next(self, params: Params, step: int) -> Mapping:
         """The batch of update `step`: sources count from their phase's beginning."""
         phase = self.at(step)
         return phase.source.next(params, step - 1 - self.begin(phase))
 
     def get_state(self) -> PyTree:
-        """The source's state; by phase where there are several."""
+        """The source's state; where there are several phases, that of each and where it begins."""
         states = [phase.source.get_state() for phase in self.phases]
-        return states[0] if len(states) == 1 else {f"phase_{number}": state for number, state in enumerate(states)}
+        if len(states) == 1:
+            return states[0]
+        begins = {f"begin_{number}": self.begin(phase) for number, phase in enumerate(self.phases)}
+        return {f"phase_{number}": state for number, state in enumerate(states)} | begins
 
-    def set_state(self, state: PyTree) -> None:
-        """Hands each source what `get_state` took from it."""
+    def set_state(self, state: PyTree, step: int) -> None:
+        """Hands each source what `get_state` took from it, after update `step`.
+
+        Raises:
+          ValueError: a phase that has begun would begin at another update, or the other way round.
+        """
         for number, phase in enumerate(self.phases):
-            phase.source.set_state(state if len(self.phases) == 1 else state[f"phase_{number}"])
+            if len(self.phases) > 1:
+                then, now = int(state[f"begin_{number}"]), self.begin(phase)
+                if then != now and min(then, now) < step:
+                    raise ValueError(
+                        f"phase {number} of the run began after update {then}, and would now after {now}, but the run "
+                        f"is at {step}; set STEPS and Phase.start back"
+                    )
+            phase.source.set_state(state[f"phase_{number}"] if len(self.phases) > 1 else state)

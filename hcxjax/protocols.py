@@ -65,6 +65,13 @@ class Source(Protocol):
         """Opens files, compiles, checks sizes. `layout` is a `hcxjax.mesh.Layout`."""
         ...
 
+    def follow(self, before: "Source", updates: int) -> None:
+        """An earlier phase of the run takes `updates` batches from `before`; called before `start`, once a phase.
+
+        A source of the same data goes on where that one ends.
+        """
+        ...
+
     def next(self, params: Params, step: int) -> Batch:
         """The batch of update `step` (from 0) as global arrays."""
         ...

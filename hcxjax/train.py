@@ -224,14 +224,13 @@ def restore_or_init(experiment: Experiment, folder: CheckpointFolder) -> tuple[T
     phases = experiment.timeline
     recipe = experiment.recipe(phases.at(0))
     abstract = abstract_state(recipe, experiment.layout)
-    for phase in phases.phases:
-        phase.source.start(experiment.layout, abstract.params)
+    phases.start(experiment.layout, abstract.params)
     template = {"state": abstract, "source": _host_arrays(phases.get_state()), "progress": Progress().tree()}
     restored = folder.restore_latest(template)
     if restored is None:
         return initial_state(recipe, abstract), Progress(), 0
     step, tree = restored
-    phases.set_state(jax.tree.map(_host_value, tree["source"]))
+    phases.set_state(jax.tree.map(_host_value, tree["source"]), step)
     _log.info("going on from step %d", step)
     return tree["state"], Progress.of(tree["progress"]), step
 

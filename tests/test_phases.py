@@ -17,7 +17,6 @@ LONG = (
     "--gin.LONG_BATCH=4",
     "--gin.LONG_ACCUMULATE=2",
     "--gin.LONG_ROPE_THETA=4000.0",
-    "--gin.LONG_SKIP_TOKENS=6144",
     "--gin.LONG_START=0.75",
     "--gin.LONG_RATES={'ko': 2, 'en': 1, 'code': 1}",
     "--gin.long/Phase.evaluators=()",
@@ -86,6 +85,28 @@ class Stops:
         pass
 
 
+def test_later_sources_hear_what_the_phases_before_take(tmp_path):
+    sources = [Numbers(), Numbers(), Numbers()]
+    phases = (second(0.5, source=sources[1]), second(0.75, source=sources[2]))
+    experiment(tmp_path, source=sources[0], phases=phases).run()
+    assert [source.followed for source in sources] == [[], [(sources[0], 4)], [(sources[0], 4), (sources[1], 2)]]
+
+
+def test_steps_may_not_move_a_phase_that_has_begun(tmp_path):
+    def run(steps, *more):
+        experiment(tmp_path, steps=steps, save_every=1, trackers=(JsonLines(), *more), phases=(second(),)).run()
+
+    with pytest.raises(RuntimeError, match="cut"):
+        run(8, Stops(2))
+    with pytest.raises(RuntimeError, match="cut"):
+        run(10, Stops(6))  # at 2 no phase had begun: the second one begins after 5 now
+    with pytest.raises(
+        ValueError, match=r"phase 1 of the run began after update 5, and would now after 8, but .* at 6"
+    ):
+        run(16)
+    run(10)
+
+
 @pytest.mark.parametrize(
     ("starts", "message"),
     [
@@ -130,7 +151,6 @@ def test_the_shipped_runs_keep_the_report_s_schedule():
         assert long.start == 0.9
         assert long.source.length == 8 * short.source.length
         assert long.source.length * long.source.batch == short.source.length * short.source.batch
-        assert long.source.skip_tokens == 0.9 * run.steps * short.source.batch * short.source.length
         assert long.objective.model.max_length >= long.source.length
         assert long.objective.model.rope_theta > short.objective.model.rope_theta
         assert long.evaluators[0].held_out.length == long.source.length

@@ -40,6 +40,10 @@ class Numbers:
 
     def __init__(self, planted=None, skips=()):
         self.planted, self.skips, self.closed, self.asked, self.restored = planted or {}, skips, False, [], None
+        self.followed = []
+
+    def follow(self, before, updates):
+        self.followed.append((before, updates))
 
     def start(self, layout, params):
         self.layout, self.position = layout, 0

@@ -102,7 +102,7 @@ def bench_data(options: argparse.Namespace) -> int:
         assert isinstance(experiment, Experiment) and isinstance(experiment.source, PackedTokens)
         sources = {length: dataclasses.replace(experiment.source, length=length) for length in options.length}
         for source in sources.values():
-            source.start(Layout(), None)
+            source.start(Layout(rules=(("batch", None),)), None)
         read: dict[int, list[float]] = {length: [] for length in sources}
         taken = []
         for _ in range(options.rounds):

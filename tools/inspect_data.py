@@ -66,6 +66,7 @@ def open_source(files: list[str], bindings: list[str], step: int) -> tuple[Packe
     if not isinstance(phase.source, PackedTokens):
         raise ValueError(f"{files[-1]} does not train on packed rows of text at update {step + 1}")
     source = dataclasses.replace(phase.source, run_dir=None)  # who only looks leaves nothing in the run's folder
+    experiment.timeline.introduce(source, phase)
     source.start(Layout(rules=(("batch", None),)), None)  # any BATCH will do, whatever devices are here
     return source, (step - experiment.timeline.begin(phase)) * source.batch
 

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 from hcxjax.data.cleaning.report import tables, write_report
 from hcxjax.data.cleaning.tally import Tally
@@ -73,7 +74,7 @@ def rows_table(experiment: Experiment) -> list[str]:
         source = phase.source
         assert isinstance(source, PackedTokens)
         source = dataclasses.replace(source, run_dir=None)
-        source.start(Layout(), None)
+        source.start(Layout(rules=(("batch", None),)), None)  # any number of rows a batch, on any devices
         for name, epochs, share in source.plans():
             lines.append(
                 f"| {source.length:,} | {name} | {epochs.rows:,} | {float(share):.3%} | {epochs.padding:.2%} |"
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.report:
                 print(write_report(options.report, tallies, examples=options.examples), "\n")
         print("\n".join(rows_table(experiment)))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BrokenProcessPool) as error:
         print(f"prepare_data: {error}", file=sys.stderr)
         return 1
     return 0

@@ -138,7 +138,7 @@ class Corpus:
                 self._seal(name, split, folder, vocabulary)
         stores = {name: TokenStore.open(folder) for name, folder in folders.items()}
         for name, store in stores.items():
-            if self.documents.changed(Unit(name, store.manifest["read_from"]), store.manifest["identities"]):
+            if self.documents.changed(name, store.manifest["listing"]):
                 self._warn_of_change(name)
         return stores
 
@@ -177,9 +177,8 @@ class Corpus:
         vocabulary = _vocabulary(*tokenizer)
 
         def write(split: str, folder: str) -> None:
-            remaining = counted(documents.remaining(unit, part), f"{unit.source} {split}, part {part}")
-            texts = (kept.text for kept in remaining if kept.held_out == (split == "validation"))
-            write_part(folder, texts, vocabulary)
+            kept = documents.remaining(unit, part, held_out=split == "validation")
+            write_part(folder, (one.text for one in counted(kept, f"{unit.source} {split}, part {part}")), vocabulary)
 
         folders = self._store_parts(documents, vocabulary, unit, part)
         return all(publish(folder, functools.partial(write, split), wait=wait) for split, folder in folders.items())
@@ -189,15 +188,12 @@ class Corpus:
         self.check()
         documents = self.documents
         documents.prepare(self.engine)
-        for unit in documents.units():
-            if documents.changed(unit, documents.identities(unit)):
-                self._warn_of_change(unit.source)
         return documents
 
     def _warn_of_change(self, source: str) -> None:
         _log.warning(
-            "files of source %s (%s) have changed since they were read; what was read then is used. To read them anew "
-            "delete documents/%s-* and store/%s-* in %s, or set Corpus.directory (DATA_DIR) to another folder",
+            "files of source %s (%s) have changed since they were listed; what was read then is used. To read them "
+            "anew delete documents/%s-* and store/%s-* in %s, or set Corpus.directory (DATA_DIR) to another folder",
             *(source, self.sources[source], source, source, self.directory),
         )
 
@@ -209,7 +205,7 @@ class Corpus:
         if tally.dropped:
             _log.warning("%s %s: left out %s", name, unit.split, describe(tally, places))
         about = {"source": self.sources[name], "split": split, "left_out": describe(tally, places)}
-        about |= {"tally": tally.to_json(), "read_from": unit.split, "identities": documents.identities(unit)}
+        about |= {"tally": tally.to_json(), "read_from": unit.split, "listing": documents.listing(name)}
         seal(folder, range(documents.parts(unit)), vocabulary, about)
 
 

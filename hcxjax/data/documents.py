@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import os
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,9 @@ from hcxjax.data.readers import Skips
 from hcxjax.data.sources import SPLITS, SourceParts, Spec, held_out, import_seqio, open_source
 
 _TEXTS, _INDEX, _TALLY = "texts.array_record", "index.npz", "part.json"
-_DUPLICATES = "duplicates.npz"
+_DUPLICATES, _LISTING = "duplicates.npz", "listing.json"
+_GROUP = 64  # documents that are compressed together
+_ROUND = 256  # documents that a part gives to the tokenizer before the next part does
 _OVER = "held out beyond Corpus.max_validation_documents"
 _FORMAT = 1
 
@@ -36,6 +39,18 @@ class Unit(NamedTuple):
 
     source: str
     split: str
+
+
+class PartName(NamedTuple):
+    """A part as it was listed.
+
+    Attributes:
+      name: for reports.
+      identity: of its contents (`SourceParts.fingerprint`).
+    """
+
+    name: str
+    identity: int
 
 
 class Kept(NamedTuple):
@@ -106,18 +121,52 @@ class Documents:
         # Open sources stay in their process.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def listing(self, source: str) -> dict[str, list[PartName]]:
+        """The parts of a source by split, as they were found when first asked; every process works from that list.
+
+        Files that come or go later would otherwise give other files the numbers of parts that are written.
+        """
+        if source not in self._listed:
+            folder = os.path.join(self.directory, f"{source}-listing-{self.key(source):016x}")
+            publish(folder, lambda temporary: self._list(source, temporary))
+            with open(os.path.join(folder, _LISTING), encoding="utf-8") as file:
+                found = json.load(file)
+            self._listed[source] = {split: [PartName(*part) for part in parts] for split, parts in found.items()}
+        return self._listed[source]
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, dict[str, list[PartName]]]:
+        return {}
+
+    def _list(self, source: str, folder: str) -> None:
+        write_whole(os.path.join(folder, _LISTING), self._parts_now(source))
+
+    def _parts_now(self, source: str) -> dict[str, list[PartName]]:
+        opened = self.opened(source)
+        return {
+            split: [
+                PartName(opened.part_name(split, part), opened.fingerprint(split, part))
+                for part in range(opened.parts(split))
+            ]
+            for split in (SPLITS if opened.own_validation else SPLITS[:1])
+        }
+
     def units_of(self, source: str) -> list[Unit]:
         """The units of one source."""
-        return [Unit(source, split) for split in (SPLITS if self.opened(source).own_validation else SPLITS[:1])]
+        return [Unit(source, split) for split in self.listing(source)]
 
     def units(self) -> list[Unit]:
         """All units in the order of their numbers: what is trained on comes first."""
         found = [unit for source in sorted(self.sources) for unit in self.units_of(source)]
         return sorted(found, key=lambda unit: (SPLITS.index(unit.split), unit.source))
 
+    @functools.cached_property
+    def _numbers(self) -> dict[Unit, int]:
+        return {unit: number for number, unit in enumerate(self.units())}
+
     def parts(self, unit: Unit) -> int:
         """Number of parts of a unit."""
-        return self.opened(unit.source).parts(unit.split)
+        return len(self.listing(unit.source)[unit.split])
 
     def clean_part(self, unit: Unit, part: int, wait: bool = True) -> bool:
         """Reads, cleans and publishes one part; True where it is there, False where another process writes it."""
@@ -126,8 +175,14 @@ class Documents:
     def _write(self, folder: str, unit: Unit, part: int) -> None:
         from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
+        listed, opened = self.listing(unit.source)[unit.split], self.opened(unit.source)
+        if part >= opened.parts(unit.split) or opened.fingerprint(unit.split, part) != listed[part].identity:
+            raise ValueError(
+                f"files of source {unit.source} ({self.sources[unit.source]}) have changed since they were listed: "
+                f"part {part} was {listed[part].name}. Delete {self.directory}/{unit.source}-* to read them anew"
+            )
         tally, skips = Tally(), Skips()
-        writer = array_record_module.ArrayRecordWriter(os.path.join(folder, _TEXTS), "group_size:64")
+        writer = array_record_module.ArrayRecordWriter(os.path.join(folder, _TEXTS), f"group_size:{_GROUP}")
         records, sides, keys, signatures = [], [], [], []
         for kept in counted(self._kept(unit, part, tally, skips), f"{unit.source} {unit.split}, part {part}"):
             writer.write(kept.text.encode())
@@ -146,11 +201,7 @@ class Documents:
         np.savez(os.path.join(folder, _INDEX), **arrays)
         for reason, count in skips.counts.items():
             tally.add_unread(reason, Place(unit.source, part, 0), count)
-        identity = self.opened(unit.source).fingerprint(unit.split, part)
-        about = {"name": self.opened(unit.source).part_name(unit.split, part), "fingerprint": identity}
-        write_whole(
-            os.path.join(folder, _TALLY), about | {"tally": tally.to_json(), "unreadable_first_at": skips.examples}
-        )
+        write_whole(os.path.join(folder, _TALLY), {"tally": tally.to_json(), "unreadable_first_at": skips.examples})
 
     def _kept(self, unit: Unit, part: int, tally: Tally, skips: Skips) -> Iterator[Kept]:
         """The documents of a part that stay; those left out are counted in `tally` and `skips`."""
@@ -179,26 +230,21 @@ class Documents:
 
         return {"train": dealt(self.max_documents), "validation": dealt(self.max_validation_documents)}
 
-    def read(self, unit: Unit, part: int) -> Iterator[Kept]:
-        """The documents of a published part, duplicates too."""
+    def _read(self, unit: Unit, part: int, positions: np.ndarray) -> Iterator[Kept]:
+        """The documents of a published part at `positions`, which rise."""
         from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-        folder = self.part_folder(unit, part)
-        index = self.index(unit, part)
-        reader = array_record_module.ArrayRecordReader(os.path.join(folder, _TEXTS))
-        for start in range(0, len(index["records"]), 64):
-            numbers = range(start, min(start + 64, len(index["records"])))
-            for number, content in zip(numbers, reader.read(list(numbers)), strict=True):
-                yield Kept(int(index["records"][number]), bool(index["held_out"][number]), content.decode())
+        records, sides = self._records(unit, part)
+        reader = array_record_module.ArrayRecordReader(os.path.join(self.part_folder(unit, part), _TEXTS))
+        for start in range(0, len(positions), _GROUP):
+            some = positions[start : start + _GROUP].tolist()
+            for position, content in zip(some, reader.read(some), strict=True):
+                yield Kept(int(records[position]), bool(sides[position]), content.decode())
 
-    def index(self, unit: Unit, part: int) -> dict[str, np.ndarray]:
-        """What else is known of the documents of a published part, in their order.
-
-        records and held_out; where duplicates are looked for, keys too, signed (is the text long enough for a
-        signature) and the signatures of those that are.
-        """
+    def _records(self, unit: Unit, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """(number within the part, held out) of each document of a published part."""
         with np.load(os.path.join(self.part_folder(unit, part), _INDEX)) as index:
-            return dict(index)
+            return index["records"], index["held_out"]
 
     def tally(self, unit: Unit) -> tuple[Tally, dict[str, str]]:
         """What was read, dropped and changed over all parts, duplicates too, and where what is unreadable stands."""
@@ -216,29 +262,23 @@ class Documents:
         with open(os.path.join(self.part_folder(unit, part), _TALLY), encoding="utf-8") as file:
             return json.load(file)
 
-    def identities(self, unit: Unit) -> list[int]:
-        """What each published part was read from (`SourceParts.fingerprint`)."""
-        return [self._summary(unit, part)["fingerprint"] for part in range(self.parts(unit))]
-
-    def changed(self, unit: Unit, identities: Sequence[int]) -> bool:
-        """Have the files behind `unit` changed since they had these `identities`? False where they are not here."""
-        if Spec.parse(self.sources[unit.source]).scheme in ("task", "tfds"):
+    def changed(self, source: str, listing: Mapping[str, Sequence[Sequence]]) -> bool:
+        """Are the files behind `source` other ones than `listing` has? False where they are not here."""
+        if Spec.parse(self.sources[source]).scheme in ("task", "tfds"):
             return False  # opening one imports TensorFlow, and a Task says nothing of its contents
         try:
-            source = self.opened(unit.source)
+            return self._parts_now(source) != {split: [(*part,) for part in parts] for split, parts in listing.items()}
         except ValueError:
             return False
-        now = [source.fingerprint(unit.split, part) for part in range(source.parts(unit.split))]
-        return now != list(identities)
 
-    def duplicates_of(self, unit: Unit) -> np.ndarray:
-        """Sorted ids of the unit's documents that `drop_duplicates` found; none where it was not asked to look."""
+    def duplicates_of(self, unit: Unit, part: int) -> np.ndarray:
+        """Sorted ids of the duplicates in a part; none where they are not looked for."""
         if self.duplicates is None:
             return np.zeros(0, np.int64)
         with np.load(os.path.join(self._duplicates_folder, _DUPLICATES)) as found:
-            number = self.units().index(unit)
-            ids = found["ids"]
-            return ids[(ids >= document_id(number, 0, 0)) & (ids < document_id(number + 1, 0, 0))]
+            ids, number = found["ids"], self._numbers[unit]
+        start, stop = np.searchsorted(ids, [document_id(number, part, 0), document_id(number, part + 1, 0)])
+        return ids[start:stop]
 
     def prepare(self, engine: Engine) -> None:
         """Writes all parts and looks for duplicates among them, where that was not done."""
@@ -259,10 +299,10 @@ class Documents:
 
     def signed(self, unit: Unit, part: int) -> Signed:
         """Ids, exact keys and signatures of the documents of a part; the signature of a short text is empty."""
-        index = self.index(unit, part)
-        rows, unsigned = iter(index["signatures"]), np.zeros(0, np.uint32)
-        signatures = [next(rows) if signed else unsigned for signed in index["signed"]]
-        return document_id(self.units().index(unit), part, 0) + index["records"], index["keys"], signatures
+        with np.load(os.path.join(self.part_folder(unit, part), _INDEX)) as index:
+            rows, unsigned = iter(index["signatures"]), np.zeros(0, np.uint32)
+            signatures = [next(rows) if signed else unsigned for signed in index["signed"]]
+            return document_id(self._numbers[unit], part, 0) + index["records"], index["keys"], signatures
 
     @property
     def _duplicates_folder(self) -> str:
@@ -279,34 +319,46 @@ class Documents:
         )
         tallies = {f"{unit.source}-{unit.split}": Tally() for unit in self.units()}
         for unit, part in self.tasks():
-            for kept in self.read(unit, part):
-                if (document := document_id(self.units().index(unit), part, kept.record)) in found:
-                    place = Place(unit.source, part, kept.record)
-                    tallies[f"{unit.source}-{unit.split}"].drop_kept(found[document][0], place, kept.text)
+            first = document_id(self._numbers[unit], part, 0)
+            own = [document - first for document in ids[bisect(ids, first - 1) : bisect(ids, first + (1 << 32) - 1)]]
+            records, _ = self._records(unit, part)
+            for kept in self._read(unit, part, np.searchsorted(records, own)):
+                reason, place = found[first + kept.record][0], Place(unit.source, part, kept.record)
+                tallies[f"{unit.source}-{unit.split}"].drop_kept(reason, place, kept.text)
         write_whole(os.path.join(folder, _TALLY), {name: tally.to_json() for name, tally in tallies.items()})
 
-    def remaining(self, unit: Unit, part: int) -> Iterator[Kept]:
-        """The documents of a part, duplicates left out."""
-        number, gone = self.units().index(unit), set(self.duplicates_of(unit).tolist())
-        return (kept for kept in self.read(unit, part) if document_id(number, part, kept.record) not in gone)
+    def remaining(self, unit: Unit, part: int, *, held_out: bool) -> Iterator[Kept]:
+        """The documents of a part that are, or are not, held out; duplicates left out."""
+        return self._read(unit, part, self._positions(unit, part, held_out))
+
+    def _positions(self, unit: Unit, part: int, held_out: bool) -> np.ndarray:
+        records, sides = self._records(unit, part)
+        first = document_id(self._numbers[unit], part, 0)
+        return np.flatnonzero((sides == held_out) & ~np.isin(first + records, self.duplicates_of(unit, part)))
 
     def training_texts(self, source: str) -> Iterator[str]:
-        """Training documents of a source, from all its parts in turn."""
+        """Training documents of a source, `_ROUND` from each part in turn."""
         unit = Unit(source, "train")
-        streams = collections.deque(self.remaining(unit, part) for part in range(self.parts(unit)))
-        while streams:
-            stream = streams.popleft()
-            kept = next((kept for kept in stream if not kept.held_out), None)
-            if kept is not None:
-                streams.append(stream)
-                yield kept.text
+        waiting = collections.deque((part, 0) for part in range(self.parts(unit)))
+        while waiting:
+            part, start = waiting.popleft()
+            positions = self._positions(unit, part, held_out=False)
+            yield from (kept.text for kept in self._read(unit, part, positions[start : start + _ROUND]))
+            if start + _ROUND < len(positions):
+                waiting.append((part, start + _ROUND))
 
 
 def _settings(step: Step) -> tuple[str, list[tuple[str, str]]]:
     """Name and fields of a step; a function among them by its name: its repr differs from process to process."""
 
     def told(value: object) -> str:
-        return f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else repr(value)
+        shown = f"{value.__module__}.{value.__qualname__}" if inspect.isfunction(value) else repr(value)
+        if " at 0x" in shown:
+            raise ValueError(
+                f"{type(step).__name__} holds {shown}, whose name differs from process to process: use a function, or "
+                "a dataclass, so that what was cleaned is found again"
+            )
+        return shown
 
     assert dataclasses.is_dataclass(step)
     fields = [(field.name, told(getattr(step, field.name))) for field in dataclasses.fields(step)]

@@ -90,7 +90,7 @@ class Local:
     def duplicates(
         self, signed: Callable[..., Signed], tasks: Sequence[tuple], near: NearDuplicates, folder: str
     ) -> dict[int, tuple[str, int]]:
-        """In memory: 500 bytes a document."""
+        """In memory: 2.6 KB a document at the peak, of 120 permutations."""
         ids, keys, signatures = zip(*(signed(*task) for task in tasks), strict=True)
         return duplicates(np.concatenate(ids), np.concatenate(keys), [one for part in signatures for one in part], near)
 

@@ -18,7 +18,7 @@ from hcxjax.data.packing import Infilling, RowBuilder
 from hcxjax.data.publishing import publish
 from hcxjax.data.tokenizer import CARD_FILE, MODEL_FILE
 from hcxjax.mesh import Layout
-from hcxjax.protocols import Batch, Params, PyTree
+from hcxjax.protocols import Batch, Params, PyTree, Source
 from hcxjax.text.vocabulary import Vocabulary
 
 
@@ -34,8 +34,6 @@ class PackedTokens:
         None gives equal shares.
       seed: decides order and infilling.
       infilling: how much is fed out of order.
-      skip_tokens: tokens that an earlier phase of the run has read of the same sources at the same rates; reading goes
-        on where it ended, to within a window of blocks.
       run_dir: where a copy of the vocabulary is kept as `tokenizer/`, for those who read the run's checkpoints; None
         keeps none.
     """
@@ -46,12 +44,18 @@ class PackedTokens:
     rates: Mapping[str, float] | Balance | None = None
     seed: int = 0
     infilling: Infilling = dataclasses.field(default_factory=Infilling)
-    skip_tokens: int = 0
     run_dir: str | None = None
 
     def __post_init__(self):
         whole(self, 1, "length", "batch")
-        whole(self, 0, "seed", "skip_tokens")
+        whole(self, 0, "seed")
+
+        self._tokens_before = 0
+
+    def follow(self, before: Source, updates: int) -> None:
+        """Reading goes on where that of the same sources ended, to within a window of blocks at the same rates."""
+        if isinstance(before, PackedTokens) and before.corpus.sources == self.corpus.sources:
+            self._tokens_before += updates * before.batch * before.length
 
     def start(self, layout: Layout, params: Params) -> None:
         """Opens the stores, writing them on first use, and plans their rows.
@@ -88,7 +92,7 @@ class PackedTokens:
     def _packing_fingerprint(self) -> int:
         rates = [(share.numerator, share.denominator) for share in self._shares]
         infilling = dataclasses.asdict(self.infilling)
-        return fingerprint(self.seed, self.length, self.batch, self.skip_tokens, rates, infilling)
+        return fingerprint(self.seed, self.length, self.batch, rates, infilling)
 
     def plans(self) -> list[tuple[str, Epochs, Fraction]]:
         """Name, rows and share of each source, in the order of their numbers."""
@@ -105,7 +109,7 @@ class PackedTokens:
         Returns: tokens_BT, targets_BT, segment_ids_BT, positions_BT (int32), weights_BT (float32), source_B (int32).
         """
         built, sources = [], []
-        skipped = self.skip_tokens // self.length
+        skipped = self._tokens_before // self.length
         for row in range(skipped + start, skipped + stop):
             source, number = deal(row, self._shares)
             epoch, place, plan = self._epochs[source].locate(number)
@@ -138,7 +142,7 @@ class PackedTokens:
         meaning = {
             "tokenizer": "the tokenizer (Tokenizer.*, or the model file)",
             "corpus": "the documents (Corpus.*, or the files they come from)",
-            "packing": "rates, LENGTH, BATCH, SEED, skip_tokens or Infilling.*",
+            "packing": "rates, LENGTH, BATCH, SEED or Infilling.*",
         }
         changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
         if changed:

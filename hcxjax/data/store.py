@@ -5,6 +5,7 @@ store without a manifest is one that is being written.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from hcxjax.text.vocabulary import Vocabulary
 FORMAT = 2
 RECORD_TOKENS = 1 << 16
 """Tokens of one record: a longer document takes several, so that a row need not read all of it."""
+_OPEN_FILES = 256
 _TOKENS, _INDEX, _SUMMARY, MANIFEST = "tokens.array_record", "index.npz", "part.json", "manifest.json"
 
 
@@ -89,29 +91,34 @@ class _Part:
     """The documents of one part."""
 
     def __init__(self, folder: str, summary: dict, dtype: np.dtype):
-        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-
         self.folder, self.summary, self._dtype = folder, summary, dtype
+        self._path = os.path.join(folder, _TOKENS)
         _check_file(folder, _TOKENS, summary)
         _check_file(folder, _INDEX, summary, hashed=True)
         with np.load(os.path.join(folder, _INDEX)) as index:
             self.lengths, self.byte_lengths = index["lengths"], index["byte_lengths"]
         records = np.maximum(1, -(-self.lengths // RECORD_TOKENS))
         self._first_records = np.cumsum(records) - records
-        options = "readahead_buffer_size:0,max_parallelism:0"  # random access
-        self._reader = array_record_module.ArrayRecordReader(os.path.join(folder, _TOKENS), options)
 
     def tokens(self, document: int, start: int, stop: int | None) -> np.ndarray:
         stop = int(self.lengths[document]) if stop is None else min(stop, int(self.lengths[document]))
         first, last = start // RECORD_TOKENS, max(start, stop - 1) // RECORD_TOKENS
         record = int(self._first_records[document])
         try:
-            chunks = self._reader.read(list(range(record + first, record + last + 1)))
+            reader = _reader(self._path, os.stat(self._path).st_mtime_ns)
+            chunks = reader.read(list(range(record + first, record + last + 1)))
         except (RuntimeError, ValueError, IndexError) as error:
-            place = os.path.join(self.folder, _TOKENS)
-            raise ValueError(f"{place} is corrupted ({error}); {_advice(os.path.dirname(self.folder))}") from error
+            raise ValueError(f"{self._path} is corrupted ({error}); {_advice(os.path.dirname(self.folder))}") from error
         tokens = np.frombuffer(b"".join(chunks), self._dtype)
         return tokens[start - first * RECORD_TOKENS : stop - first * RECORD_TOKENS].astype(np.int32)
+
+
+@functools.lru_cache(maxsize=_OPEN_FILES)
+def _reader(path: str, changed: int) -> Any:
+    """Random access to the records of a file as it was `changed`; what was not read for long is closed again."""
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+    return array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
 
 
 def write_part(folder: str, texts: Iterable[str], vocabulary: Vocabulary) -> None:
@@ -179,7 +186,7 @@ def _read(path: str, folder: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); {_advice(folder)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} cannot be read (no object); {_advice(folder)}")

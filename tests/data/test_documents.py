@@ -1,6 +1,7 @@
 """Reading, cleaning, dropping duplicates and tokenising in parts: the same bytes however the work is divided."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -220,6 +221,36 @@ def test_a_full_disk_is_an_error_that_leaves_the_earlier_state(prepared, files, 
     assert len(corpus.stores("train")["ko"]) > 40
 
 
+def test_files_that_come_later_are_not_taken_for_others(model_path, tmp_path, caplog, vocabulary):
+    def write(name, text):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": f"{text} {n}"}) + "\n" for n in range(9)))
+
+    write("b", "bee")
+    write("c", "sea")
+    source = {"x": f"jsonl:{tmp_path}/*.jsonl"}
+    corpus = Corpus(source, Tokenizer(size=420, path=model_path), str(tmp_path / "run"), validation_share=1e-9)
+    unit = Unit("x", "train")
+    corpus.documents.clean_part(unit, 0)
+    write("a", "eh")  # comes first in the order of names
+    with pytest.raises(ValueError, match=r"part 1 was c.jsonl. Delete .*documents/x-\* to read them anew"):
+        corpus.documents.clean_part(unit, 1)
+    (tmp_path / "a.jsonl").unlink()
+    store = corpus.stores("train")["x"]
+    write("a", "eh")
+    again = corpus.stores("train")["x"]
+    texts = [vocabulary.decode(again.tokens(document)) for document in range(len(again))]
+    assert texts == [f"{word} {n}" for word in ("bee", "sea") for n in range(9)]
+    assert again.fingerprint == store.fingerprint
+    assert "files of source x" in caplog.text
+
+
+def test_a_part_s_order_is_the_sample_s(prepared):
+    documents = prepared(cleaning=None, duplicates=None, validation_share=1e-9).documents
+    documents.prepare(Local())
+    assert list(documents.training_texts("ko"))[:25] == KOREAN[:25]
+    assert len(list(documents.training_texts("ko"))) == 69
+
+
 def test_limits_are_dealt_over_files(prepared):
     corpus = prepared(max_documents=7, max_validation_documents=3, cleaning=None, duplicates=None)
     assert len(corpus.stores("train")["ko"]) == 7
@@ -267,6 +298,8 @@ def test_a_classifier_is_known_by_its_name(prepared):
         "cleaning = {'ko': (Classified(mixed, 0.5, 'poor'),)}\n"
         "print(Corpus({'ko': 'jsonl:x'}, None, '', cleaning=cleaning).documents.key('ko'))"
     )
+    with pytest.raises(ValueError, match=r"Classified holds functools.partial.* at 0x"):
+        key(functools.partial(mixed))  # of a function: its repr has an address
     one, two = (subprocess.check_output([sys.executable, "-c", script], text=True) for _ in range(2))
     assert one == two
 

@@ -97,12 +97,25 @@ def test_a_balance_goes_by_the_size_of_the_stores(started):
     assert np.bincount(arrays["source_B"]).tolist() == [200, 100, 100]  # code, en, ko
 
 
-def test_a_later_phase_goes_on_where_the_first_ended(started):
-    first = started(skip_tokens=0)
-    assert same(started(skip_tokens=5 * LENGTH).rows(0, 8), first.rows(5, 13))
-    assert same(started(skip_tokens=5 * LENGTH).next(None, 0), first.rows(5, 13))
-    short, long = started(infilling=Infilling(rate=0.0)), started(length=2 * LENGTH, skip_tokens=6 * LENGTH)
-    assert long.rows(0, 2)["source_B"].tolist() == short.rows(3, 5)["source_B"].tolist()
+def test_a_later_phase_goes_on_where_the_first_ended(started, corpus):
+    def later(updates, **changes):
+        source = PackedTokens(**({"corpus": corpus, "length": LENGTH, "batch": BATCH, "seed": 3} | changes))
+        source.follow(first, updates)
+        source.start(Layout(), None)
+        return source
+
+    first = started()
+    behind = later(5)
+    assert same(behind.rows(0, 8), first.rows(5 * BATCH, 6 * BATCH))
+    assert same(behind.next(None, 1), first.rows(6 * BATCH, 7 * BATCH))
+    long = later(5, length=2 * LENGTH)
+    assert long.rows(0, 4)["source_B"].tolist() == first.rows(5 * BATCH // 2, 5 * BATCH // 2 + 4)["source_B"].tolist()
+    behind.close()
+    long.close()
+    other = dataclasses.replace(corpus, sources={"ko": corpus.sources["ko"]})
+    elsewhere = PackedTokens(other, LENGTH, BATCH)
+    elsewhere.follow(first, 5)
+    assert elsewhere._tokens_before == 0
 
 
 def test_epochs_are_shuffled_and_infilled_anew(started):
@@ -128,7 +141,7 @@ def test_state_is_integers_and_resumes(started):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 9}, "rates, LENGTH, BATCH, SEED, skip_tokens or Infilling"),
+        ({"seed": 9}, "rates, LENGTH, BATCH, SEED or Infilling"),
         ({"length": 64}, "LENGTH"),
         ({"batch": 16}, "BATCH"),
         ({"rates": {"ko": 2, "en": 1, "code": 1}}, "rates"),

@@ -59,7 +59,6 @@ def test_a_step_of_a_later_phase_shows_that_phase_s_rows(show, tmp_path):
         LONG_BATCH = 4
         LONG_ACCUMULATE = 1
         LONG_ROPE_THETA = 1e5
-        LONG_SKIP_TOKENS = 4096
     """)
     arguments = (f"--gin_file={later}", "--rows", "1", "--window", "1")
     assert show(*arguments, "--step", "7").startswith("━━━━ row 56 of 64 positions")

@@ -28,8 +28,8 @@ def show(whole, tmp_path, capsys):
 
 
 def test_rows_are_printed_as_they_are_fed(show):
-    text = show("--rows", "12", "--window", "12")
-    assert [int(row) for row in re.findall(r"━━━━ row (\d+) of 64 positions ━━━━", text)] == list(range(12))
+    text = show("--rows", "40", "--window", "12")
+    assert [int(row) for row in re.findall(r"━━━━ row (\d+) of 64 positions ━━━━", text)] == list(range(40))
     assert {"ko", "en", "code"} == set(re.findall(r"── document \d+ \((\w+), \d+ tokens", text))
     assert "goes on in another row" in text
     assert "continues another row" in text
@@ -37,7 +37,7 @@ def test_rows_are_printed_as_they_are_fed(show):
     assert {order for order, _ in infilled} == {"prefix", "suffix"}
     assert all(body.startswith("⟦prefix⟧⟦suffix⟧") == (order == "suffix") for order, body in infilled)
     assert "\x1b" not in text
-    painted = show("--rows", "12", "--window", "12", "--color", "always")
+    painted = show("--rows", "40", "--window", "12", "--color", "always")
     assert re.sub("\x1b\\[[0-9]+m", "", painted) == text
     assert {len(set(re.findall(rf"\x1b\[(\d+)m⟦{third}⟧", painted))) for third in ("prefix", "suffix", "middle")} == {1}
 

@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         print(report(options))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"tokenizer_report: {error}", file=sys.stderr)
         return 1
     return 0

@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="SOURCE",
-        help="jsonl:PATH_OR_GLOB, text:FOLDER, files:FOLDER, tfds:NAME, or a registered seqio Task or Mixture",
+        help="jsonl:PATH_OR_GLOB, parquet:PATH_OR_GLOB, text:FOLDER, files:FOLDER, tfds:NAME, or a registered seqio Task "
+        "or Mixture",
     )
     by_flags.add_argument("--output", metavar="DIR", help="folder to make; holds tokenizer.model and .json")
     by_flags.add_argument("--size", type=int, default=Tokenizer.size, help="entries (default: %(default)s)")
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as work:
             job = job_of(options, bindings, work)
             job.run()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"train_tokenizer: {error}", file=sys.stderr)
         return 1
     with open(os.path.join(job.output, CARD_FILE), encoding="utf-8") as file:

@@ -106,8 +106,8 @@ class Tokenizer:
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"Tokenizer.{name} is {value}; it must be positive")
         for source, rate in (self.rates or {}).items():
-            if not 0 <= rate < float("inf"):
-                raise ValueError(f"Tokenizer.rates: {source} has {rate}; it must be 0 or positive")
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"Tokenizer.rates: {source} has {rate}; it must be positive (leave the source out)")
 
     def train(self, folder: str, texts: Iterable[str]) -> None:
         """Writes tokenizer.model and its card tokenizer.json into `folder`; equal input gives equal bytes.

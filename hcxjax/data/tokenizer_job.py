@@ -44,6 +44,6 @@ class TrainTokenizer:
 
     def _place(self, source: str) -> str:
         scheme, colon, path = source.partition(":")
-        if self.folder is None or scheme not in ("jsonl", "text", "files"):
+        if self.folder is None or scheme not in ("jsonl", "parquet", "text", "files"):
             return source
         return scheme + colon + os.path.join(self.folder, path)

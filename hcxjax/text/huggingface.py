@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Sequence
 
+_PROBE = "A \u1112\u1161\u11ab  e\u0301 \ufb01"
+"""Text that comes back only if nothing is put before it, lower-cased, composed or replaced."""
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
@@ -18,11 +20,15 @@ def _byte_alphabet() -> dict[str, int]:
 class HuggingFaceEngine:
     """A tokenizer.json of byte-level BPE, or of BPE with byte fallback.
 
+    Deviation from the file: a normaliser to form C is left out, so that text in another form comes back; ids of text in
+    form C are the same. A file that changes text in another way, such as lower case or a space before it, is refused.
+
     Args:
       model: the file's bytes.
       path: for messages.
     Raises:
-      ValueError: `tokenizers` is missing, the file cannot be read, or its decoder is of another kind.
+      ValueError: `tokenizers` is missing, the file cannot be read, its decoder is of another kind, or a text does not
+        return.
     """
 
     def __init__(self, model: bytes, path: str):
@@ -37,6 +43,8 @@ class HuggingFaceEngine:
             added = {entry["id"]: entry["content"] for entry in settings["added_tokens"]}
             settings["added_tokens"] = [entry for entry in settings["added_tokens"] if not entry["special"]]
             settings["post_processor"] = None
+            if settings["normalizer"] and settings["normalizer"]["type"] == "NFC":
+                settings["normalizer"] = None
             full = tokenizers.Tokenizer.from_str(model.decode())
             plain = tokenizers.Tokenizer.from_str(json.dumps(settings, ensure_ascii=False))
         except Exception as error:  # the library raises bare Exceptions
@@ -62,6 +70,12 @@ class HuggingFaceEngine:
                 self.pieces[token] = bytes((int(found[1], 16),))
             else:
                 self.pieces[token] = piece.replace("\u2581", " ").encode()
+        returned = b"".join(self.pieces[token] for token in self.encode(_PROBE)).decode(errors="replace")
+        if returned != _PROBE:
+            raise ValueError(
+                f"{path!r} gives {_PROBE!r} back as {returned!r}: its normalizer or prefix space changes text; "
+                "take it out"
+            )
 
     def encode(self, text: str) -> Sequence[int]:
         """Ids of `text`, where the name of a special is ordinary text."""

@@ -170,6 +170,7 @@ def test_normal_form_is_kept_by_the_model_itself(tmp_path):
         ({"korean_dictionary": -1.0}, "Tokenizer.korean_dictionary is -1.0"),
         ({"processes": 0}, "Tokenizer.processes is 0"),
         ({"rates": {"ko": -1.0}}, "Tokenizer.rates: ko has -1.0"),
+        ({"rates": {"ko": 0}}, "Tokenizer.rates: ko has 0; it must be positive"),
         ({"word_list": "absent"}, "Tokenizer.word_list is 'absent'"),
     ],
 )

@@ -66,3 +66,31 @@ def test_what_cannot_give_every_text_back_is_refused(path, tmp_path):
     (tmp_path / "broken.json").write_text('{"model": 1}')
     with pytest.raises(ValueError, match=r"no readable tokenizer\.json"):
         Vocabulary(str(tmp_path / "broken.json"))
+
+
+def changed(path, tmp_path, **settings):
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    content |= settings
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    return str(tmp_path / "tokenizer.json")
+
+
+def test_composition_is_left_out_so_that_any_text_returns(path, tmp_path):
+    vocabulary = Vocabulary(changed(path, tmp_path, normalizer={"type": "NFC"}))
+    for text in ("\u1112\u1161\u11ab", "e\u0301", "학교"):
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert vocabulary.encode("학교") == Vocabulary(path).encode("학교")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": {"type": "NFKC"}},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
+    ],
+)
+def test_a_file_that_changes_text_is_refused(path, tmp_path, settings):
+    with pytest.raises(ValueError, match=r"its normalizer or prefix space changes text; take it out"):
+        Vocabulary(changed(path, tmp_path, **settings))

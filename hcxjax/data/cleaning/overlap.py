@@ -136,7 +136,7 @@ def _field_windows(block: str, size: int, characters: int) -> tuple[np.ndarray, 
     by_words = window_hashes(word_hashes(points, inside), size)
     letters = np.cumsum(np.append(0, (bits & LETTER) != 0))
     telling = np.cumsum(np.append(0, letters[ends] - letters[starts] >= _LETTERS))
-    told = (telling[size:] - telling[: len(telling) - size])[: len(by_words)] * 2 > size
+    told = (telling[size:] - telling[: max(0, len(telling) - size)])[: len(by_words)] * 2 > size
     return (
         _within(by_words, field[starts], ~korean, size, told),
         _within(window_hashes(points[inside], characters), field[inside], korean, characters),

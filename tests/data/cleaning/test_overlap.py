@@ -93,3 +93,12 @@ def test_no_window_spans_two_fields_or_is_made_of_numbers(tmp_path):
     (tmp_path / "e.txt").write_text("\n".join([*ENGLISH.split(), *KOREAN.split(), numbers]))
     step = BenchmarkOverlap(paths=(str(tmp_path),), min_words=1, min_characters=1)
     assert [step.windows_held(text) for text in (ENGLISH, KOREAN, numbers)] == [(0, 0)] * 3
+
+
+@pytest.mark.parametrize("count", range(15))
+def test_a_set_of_few_words_is_read(tmp_path, count):
+    (tmp_path / "set.txt").write_text(" ".join(f"word{number}x" for number in range(count)), encoding="utf-8")
+    step = BenchmarkOverlap((str(tmp_path / "set.txt"),), min_words=1)
+    assert step.windows_held("something else altogether") == (0, 0)
+    held, _ = step.windows_held(" ".join(f"word{number}x" for number in range(20)))
+    assert held == max(0, count - 12)  # windows of 13

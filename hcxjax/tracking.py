@@ -104,7 +104,7 @@ class MLflow:
         try:
             import mlflow
         except ImportError as error:
-            raise ValueError("the tracker MLflow needs the package mlflow: pip install 'hcxjax[mlflow]'") from error
+            raise ValueError("the tracker MLflow needs the package mlflow: pip install -e '.[mlflow]'") from error
         self._mlflow = mlflow
         mlflow.set_tracking_uri(self.uri or f"sqlite:///{run_dir.absolute().parent / 'mlflow.db'}")
         mlflow.set_experiment(self.experiment)

@@ -147,7 +147,7 @@ def plot(counts: Mapping[str, Mapping[str, Counts]], path: str) -> None:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ValueError("the plot needs matplotlib: pip install 'hcxjax[plots]'") from error
+        raise ValueError("the plot needs matplotlib: pip install -e '.[plots]'") from error
     texts = list(next(iter(counts.values())))
     figure, axes = pyplot.subplots(figsize=(2 + 1.1 * len(texts), 4), layout="constrained")
     width = 0.8 / len(counts)

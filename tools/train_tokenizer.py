@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="SOURCE",
-        help="jsonl:PATH_OR_GLOB, parquet:PATH_OR_GLOB, text:FOLDER, files:FOLDER, tfds:NAME, or a registered seqio Task "
-        "or Mixture",
+        help="jsonl:PATH_OR_GLOB, parquet:PATH_OR_GLOB, text:FOLDER, files:FOLDER, tfds:NAME, or a registered seqio "
+        "Task or Mixture",
     )
     by_flags.add_argument("--output", metavar="DIR", help="folder to make; holds tokenizer.model and .json")
     by_flags.add_argument("--size", type=int, default=Tokenizer.size, help="entries (default: %(default)s)")

@@ -92,6 +92,6 @@ def _beam() -> Any:
         import apache_beam
     except ImportError as error:
         raise ValueError(
-            "Corpus.engine is Beam, but apache-beam is missing: pip install 'hcxjax[beam]', or use Local"
+            "Corpus.engine is Beam, but apache-beam is missing: pip install -e '.[beam]', or use Local"
         ) from error
     return apache_beam

@@ -6,6 +6,7 @@ python -m tools.tokenizer_report --tokenizers ours=hcxjax-100k theirs=tokenizer.
 
 import argparse
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -86,6 +87,8 @@ def read(source: str, most_documents: int, most_bytes: int) -> list[str]:
         size += len(text.encode())
         if size >= most_bytes:
             break
+    for reason, count in skips.counts.items():
+        print(f"{source}: left out {count} x {reason} (first: {skips.examples[reason]})", file=sys.stderr)
     return texts
 
 
@@ -139,15 +142,9 @@ def speed_table(timed: Mapping[str, tuple[float, float, float]]) -> str:
 
 
 def plot(counts: Mapping[str, Mapping[str, Counts]], path: str) -> None:
-    """Bars of bytes a token, a text a group.
+    """Bars of bytes a token, a text a group; needs matplotlib."""
+    from matplotlib import pyplot
 
-    Raises:
-      ValueError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ValueError("the plot needs matplotlib: pip install -e '.[plots]'") from error
     texts = list(next(iter(counts.values())))
     figure, axes = pyplot.subplots(figsize=(2 + 1.1 * len(texts), 4), layout="constrained")
     width = 0.8 / len(counts)
@@ -200,7 +197,10 @@ def report(options: argparse.Namespace) -> str:
         for file, content in (("report.md", markdown), ("report.json", json.dumps(plain, indent=1))):
             with open(os.path.join(options.output, file), "w", encoding="utf-8") as out:
                 out.write(content + "\n")
-        plot(counts, os.path.join(options.output, "report.png"))
+        if importlib.util.find_spec("matplotlib"):
+            plot(counts, os.path.join(options.output, "report.png"))
+        else:
+            print("no report.png: matplotlib is missing (pip install -e '.[plots]')", file=sys.stderr)
     return markdown
 
 

@@ -244,11 +244,14 @@ def test_files_that_come_later_are_not_taken_for_others(model_path, tmp_path, ca
     assert "files of source x" in caplog.text
 
 
-def test_a_part_s_order_is_the_sample_s(prepared):
+def test_parts_take_turns_in_the_sample(prepared, monkeypatch):
+    monkeypatch.setattr("hcxjax.data.documents._ROUND", 10)
     documents = prepared(cleaning=None, duplicates=None, validation_share=1e-9).documents
     documents.prepare(Local())
-    assert list(documents.training_texts("ko"))[:25] == KOREAN[:25]
-    assert len(list(documents.training_texts("ko"))) == 69
+    texts = list(documents.training_texts("ko"))
+    assert texts[:35] == [*KOREAN[:10], *KOREAN[25:35], *KOREAN[45:55], *KOREAN[10:15]]
+    assert len(texts) == 69
+    assert sorted(set(texts)) == sorted(set(documents.training_texts("ko")))
 
 
 def test_limits_are_dealt_over_files(prepared):

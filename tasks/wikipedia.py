@@ -1,38 +1,48 @@
-"""seqio Tasks of Wikipedia in Korean and English, from TensorFlow Datasets' wiki40b with its layout marks taken out.
+"""seqio Tasks of Wikipedia: `wiki40b_ko` and `wiki40b_en`, from TensorFlow Datasets, as plain text.
 
-Where TFDS keeps its files is its own setting: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
+Nothing is looked for until a Task is read. What is not there is then fetched and prepared, into TFDS's own folder:
+~/tensorflow_datasets, or the one that the environment variable TFDS_DATA_DIR names.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from hcxjax.data.sources import import_seqio, import_tensorflow, text_features
+from hcxjax.data.sources import SPLITS, import_seqio, import_tensorflow, text_features
 
-VERSION = "1.3.0"
-_MARKS = (
-    (r"\s*_START_(ARTICLE|SECTION)_\s*", "\n\n"),  # a title on the next line
-    (r"\s*_START_PARAGRAPH_\s*", "\n"),
-    (r"_NEWLINE_", "\n\n"),
-    (r"^\s+|\s+$", ""),
-)
+LANGUAGES = ("ko", "en")
+
+seqio, tf = import_seqio(), import_tensorflow()
+
+
+class _Fetched(seqio.TfdsDataSource):
+    """A data set that is prepared when its shards are first asked for; TFDS lists none before."""
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        self.tfds_dataset.builder.download_and_prepare()
+        return super().list_shards(split)
 
 
 def plain(dataset: Any) -> Any:
-    """Titles on lines of their own, a blank line between paragraphs, none of wiki40b's marks."""
-    strings = import_tensorflow().strings
+    """Articles without the layout marks of wiki40b.
 
-    def told(article: Any) -> dict[str, Any]:
-        text = article["text"]
-        for mark, instead in _MARKS:
-            text = strings.regex_replace(text, mark, instead)
-        return {"text": text}
+    The title, the name of a section and its text stand apart by blank lines; _NEWLINE_, within a text, is a line end.
+    """
 
-    return dataset.map(told)
+    def text_of(article: dict[str, Any]) -> dict[str, Any]:
+        space = r"(?:\s|_NEWLINE_)*"
+        text = tf.strings.regex_replace(
+            article["text"], rf"(?:{space}_START_(?:ARTICLE|SECTION|PARAGRAPH)_)+{space}", "\n\n"
+        )
+        text = tf.strings.regex_replace(text, r"(?:\s*_NEWLINE_)+\s*", "\n")
+        return {"text": tf.strings.strip(text)}
+
+    return dataset.map(text_of)
 
 
-for _language in ("ko", "en"):
-    import_seqio().TaskRegistry.add(
+for _language in LANGUAGES:
+    seqio.TaskRegistry.add(
         f"wiki40b_{_language}",
-        import_seqio().TfdsDataSource(f"wiki40b/{_language}:{VERSION}"),
+        _Fetched(f"wiki40b/{_language}:1.3.0", splits=SPLITS),
         preprocessors=[plain],
         output_features=text_features(),
     )

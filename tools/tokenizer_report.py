@@ -126,12 +126,23 @@ def by_language(counts: Mapping[str, Mapping[str, Counts]]) -> str:
         for language, c in languages.items():
             per = [f"{c.tokens / max(1, c.characters):.3f}", f"{c.tokens / max(1, c.bytes):.3f}"]
             words = [f"{100 * a / b:.1f} %" if b else "-" for a, b in ((c.cut, c.words), (c.crossed, c.edges))]
-            rows.append([f"{name}, {language}", *per, f"{100 * c.fragments / max(1, c.tokens):.2f} %", *words])
-    head = ["tokenizer, language", "tokens/character", "tokens/byte", "byte tokens", "words cut", "boundaries crossed"]
+            rows.append(
+                [f"{name}, {language}", *per, f"{100 * c.fragments / max(1, c.tokens):.2f} %", *words, f"{c.lossy:,}"]
+            )
+    head = [
+        "tokenizer, language",
+        "tokens/character",
+        "tokens/byte",
+        "byte tokens",
+        "words cut",
+        "boundaries crossed",
+        "not lossless",
+    ]
     return (
         table(head, rows)
         + "\n\nWords cut: Hangul words with a token edge inside a morpheme. Boundaries crossed: those inside"
         "\nwords and inside a token. Byte tokens: tokens that are no whole characters."
+        "\nNot lossless: documents that do not come back from their tokens; their words are not judged."
     )
 
 

@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 _PROBE = "A \u1112\u1161\u11ab  e\u0301 \ufb01"
 """Text that comes back only if nothing is put before it, lower-cased, composed or replaced."""
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
@@ -15,6 +17,18 @@ def _byte_alphabet() -> dict[str, int]:
     alphabet = {chr(byte): byte for byte in printable}
     hidden = [byte for byte in range(256) if byte not in printable]
     return alphabet | {chr(256 + number): byte for number, byte in enumerate(hidden)}
+
+
+def _kept(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is left of a normaliser without composition; that anything else gives text back is looked at afterwards."""
+    if normalizer is None or normalizer["type"] == "NFC":
+        return None
+    if normalizer["type"] == "Sequence":
+        parts = [kept for part in normalizer["normalizers"] if (kept := _kept(part))]
+        return {"type": "Sequence", "normalizers": parts} if parts else None
+    if normalizer["type"] == "Replace" and normalizer != _SPACES:
+        raise ValueError(f"its normalizer replaces {normalizer['pattern']} by {normalizer['content']!r}")
+    return normalizer
 
 
 class HuggingFaceEngine:
@@ -43,8 +57,8 @@ class HuggingFaceEngine:
             added = {entry["id"]: entry["content"] for entry in settings["added_tokens"]}
             settings["added_tokens"] = [entry for entry in settings["added_tokens"] if not entry["special"]]
             settings["post_processor"] = None
-            if settings["normalizer"] and settings["normalizer"]["type"] == "NFC":
-                settings["normalizer"] = None
+            settings["truncation"] = settings["padding"] = None  # both are a batch's business
+            settings["normalizer"] = _kept(settings["normalizer"])
             full = tokenizers.Tokenizer.from_str(model.decode())
             plain = tokenizers.Tokenizer.from_str(json.dumps(settings, ensure_ascii=False))
         except Exception as error:  # the library raises bare Exceptions

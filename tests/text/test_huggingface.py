@@ -77,7 +77,12 @@ def changed(path, tmp_path, **settings):
 
 
 def test_composition_is_left_out_so_that_any_text_returns(path, tmp_path):
-    vocabulary = Vocabulary(changed(path, tmp_path, normalizer={"type": "NFC"}))
+    nfc = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    vocabulary = Vocabulary(changed(path, tmp_path, normalizer=nfc, truncation=cut))
+    assert Vocabulary(changed(path, tmp_path, normalizer={"type": "NFC"})).encode("가") == vocabulary.encode("가")
+    long = "학교에서 배운다. " * 30
+    assert vocabulary.decode(vocabulary.encode(long)) == long
     for text in ("\u1112\u1161\u11ab", "e\u0301", "학교"):
         assert vocabulary.decode(vocabulary.encode(text)) == text
     assert vocabulary.encode("학교") == Vocabulary(path).encode("학교")
@@ -88,9 +93,11 @@ def test_composition_is_left_out_so_that_any_text_returns(path, tmp_path):
     [
         {"normalizer": {"type": "Lowercase"}},
         {"normalizer": {"type": "NFKC"}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}},
+        {"normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": "z"}},
         {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
     ],
 )
 def test_a_file_that_changes_text_is_refused(path, tmp_path, settings):
-    with pytest.raises(ValueError, match=r"its normalizer or prefix space changes text; take it out"):
+    with pytest.raises(ValueError, match=r"its normalizer (or prefix space changes text; take it out|replaces)"):
         Vocabulary(changed(path, tmp_path, **settings))

@@ -40,9 +40,11 @@ def test_places_are_counted_in_bytes():
     assert (counts.words, counts.cut, counts.crossed) == (2, 1, 1)
 
 
-def test_an_encoder_that_loses_text_is_refused():
-    with pytest.raises(ValueError, match="not lossless"):
-        measure(Scripted([1]), PIECES, ["학교에서"], {})
+@pytest.mark.parametrize("ids", [[1], [2, 1], [7]])
+def test_documents_that_do_not_come_back_are_counted(ids):
+    counts = measure(Scripted(ids), PIECES, ["학교에서"], {"학교에서": ("학교", "에서")})
+    assert (counts.documents, counts.lossy, counts.tokens, counts.words) == (1, 1, len(ids), 0)
+    assert measure(Scripted([1, 2]), PIECES, ["학교에서"], {}).lossy == 0
 
 
 def test_words_are_those_worth_analysing():

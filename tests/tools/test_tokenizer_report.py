@@ -1,8 +1,10 @@
 import json
+import re
 
 import pytest
 
 from hcxjax.data.tokenizer import Tokenizer
+from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.world import World
 from tools.tokenizer_report import main
 
@@ -32,6 +34,16 @@ def test_a_report_is_a_table_a_plot_and_figures(model, texts, tmp_path, capsys):
     assert (out / "report.png").stat().st_size > 1000
     counts = json.loads((out / "report.json").read_text())["a"]["ko/prose"]
     assert (counts["documents"], counts["words"]) == (1, 3)
+
+
+def test_unreadable_and_lossy_documents_are_told(model, tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.jsonl").write_text('{"text": "학교에서 만났다."}\n{"text": 1}\n{"text": "바다"}\n')
+    monkeypatch.setattr(Vocabulary, "encode", lambda self, text: [] if text == "바다" else self.engine.encode(text))
+    arguments = ["--tokenizers", f"a={model}", "--texts", f"ko/a=jsonl:{tmp_path}/a.jsonl", "--rounds", "1"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"\| a, ko \|.*\| 1 \|\n", printed.out)
+    assert re.search(r"left out 1 x .*a\.jsonl:2\)", printed.err)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ import sys
 
 import pytest
 
+from hcxjax.data.corpus import Corpus
+from hcxjax.data.tokenizer import Tokenizer
+from hcxjax.data.tokenizer_job import TrainTokenizer
 from hcxjax.text.vocabulary import Vocabulary
 from tools.train_tokenizer import main
 
@@ -27,6 +30,21 @@ def test_mistakes_are_one_line_and_no_traceback(tmp_path, capsys, changes, messa
     (tmp_path / "a.txt").write_text("text")
     assert main(["--input", f"text:{tmp_path}", "--output", str(tmp_path / "out"), *changes]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("바다에서 배를 타고 논다. " * 200, encoding="utf-8")
+    small = ["--size", "330", "--reserved", "2"]
+    assert main(["--input", f"text:{tmp_path}", "--output", str(tmp_path / "a.txt" / "out"), *small]) == 1
+    assert capsys.readouterr().err.rstrip().splitlines()[-1].startswith("train_tokenizer: [Errno ")
+
+
+@pytest.mark.parametrize("scheme", ["jsonl", "parquet", "text", "files"])
+def test_relative_paths_start_at_the_folder(scheme):
+    job = TrainTokenizer(Corpus({}, Tokenizer(), "work"), "out", folder="texts")
+    assert job._place(f"{scheme}:a/b") == f"{scheme}:texts/a/b"
+    assert job._place(f"{scheme}:/a/b") == f"{scheme}:/a/b"
+    assert job._place("tfds:a") == "tfds:a"
 
 
 def test_help_needs_no_heavy_imports():

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -22,20 +23,46 @@ def evaluation_fields(paths: Sequence[str], left_out: Sequence[str] = ()) -> Ite
       ValueError: a path does not exist, is of another kind or cannot be read, or a folder holds no evaluation set.
     """
     for path in paths:
-        path = os.path.expanduser(path)
-        files = [path]
-        if os.path.isdir(path):
-            names = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)
-            files = sorted(name for name in names if _is_tar(name) or _kind(name))
-        if not files or not os.path.isfile(files[0]):
-            raise ValueError(f"no evaluation set at {path!r}; change it in BenchmarkOverlap.paths")
-        for file in files:
+        for _, file in _files(path):
             try:
                 yield from _of_file(file, frozenset(left_out))
             except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-                raise ValueError(
-                    f"evaluation set {file!r} cannot be read ({error}); see BenchmarkOverlap.paths"
-                ) from error
+                raise _unreadable(file, error) from error
+
+
+def fingerprint_of(paths: Sequence[str]) -> str:
+    """sha256 over the names, below each path, and the bytes of all files that hold the evaluation sets.
+
+    Raises:
+      ValueError: a path does not exist or cannot be read, or a folder holds no evaluation set.
+    """
+    total = hashlib.sha256()
+    for path in paths:
+        for name, file in _files(path):
+            try:
+                with open(file, "rb") as content:
+                    digest = hashlib.file_digest(content, "sha256").hexdigest()
+            except OSError as error:
+                raise _unreadable(file, error) from error
+            total.update(f"{name}\0{digest}\0".encode(errors="surrogateescape"))
+    return total.hexdigest()
+
+
+def _files(path: str) -> list[tuple[str, str]]:
+    """(name, path) of the files of an evaluation set; a file in a folder is named from there."""
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        found = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)
+        files = [(os.path.relpath(file, path), file) for file in sorted(found) if _is_tar(file) or _kind(file)]
+    else:
+        files = [(os.path.basename(path), path)]
+    if not files or not os.path.isfile(files[0][1]):
+        raise ValueError(f"no evaluation set at {path!r}; change it in BenchmarkOverlap.paths")
+    return files
+
+
+def _unreadable(file: str, error: Exception) -> ValueError:
+    return ValueError(f"evaluation set {file!r} cannot be read ({error}); see BenchmarkOverlap.paths")
 
 
 def _of_file(path: str, left_out: frozenset[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from hcxjax.checks import whole
 from hcxjax.data.cleaning.characters import HANGUL, LETTER, WORD, code_points, edges, folded, kinds
-from hcxjax.data.cleaning.evaluation_sets import evaluation_fields
+from hcxjax.data.cleaning.evaluation_sets import evaluation_fields, fingerprint_of
 from hcxjax.data.cleaning.steps import Outcome
 from hcxjax.data.cleaning.windows import window_hashes, word_hashes
 
@@ -64,6 +64,14 @@ class BenchmarkOverlap:
         overlaps = by_words >= self.min_words or by_characters >= self.min_characters
         return Outcome(text, "benchmark overlap" if overlaps else None)
 
+    def contents(self) -> str:
+        """sha256 over the names and bytes of the evaluation files; "" without paths. Read once a process.
+
+        Raises:
+          ValueError: a path does not exist or cannot be read.
+        """
+        return _contents(tuple(self.paths)) if self.paths else ""
+
     def windows_held(self, text: str) -> tuple[int, int]:
         """How many different windows of words and of characters `text` shares with the evaluation sets."""
         by_words, by_characters = _known(tuple(self.paths), self.words, self.characters, tuple(self.left_out))
@@ -97,6 +105,11 @@ def _bit(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(byte of the filter, bit in it) of each hash."""
     top = hashes >> np.uint64(64 - _FILTER_BITS)
     return (top >> np.uint64(3)).astype(np.int64), np.uint8(1) << (top & np.uint64(7)).astype(np.uint8)
+
+
+@functools.cache
+def _contents(paths: tuple[str, ...]) -> str:
+    return fingerprint_of(paths)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,10 @@ class Wordlist:
         many = found >= self.least and found > self.most * len(text.split())
         return Outcome(text, (self.reason or Path(self.name).stem) if many else None)
 
+    def contents(self) -> str:
+        """sha256 of the list's phrases, which may change under one name. Read once a process."""
+        return _contents(self.name)
+
 
 @dataclasses.dataclass(frozen=True)
 class Boilerplate:
@@ -80,6 +85,10 @@ class Boilerplate:
         hits = [line for line in lines if len(line) <= self.longest_line and count_phrases(line, present)]
         much = len(hits) >= self.least and sum(map(len, hits)) > self.most * sum(map(len, lines))
         return Outcome(text, "boilerplate" if much else None)
+
+    def contents(self) -> str:
+        """sha256 of the list's phrases, as `Wordlist.contents`."""
+        return _contents(self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +131,11 @@ def phrases(name: str) -> tuple[str, ...]:
     if not (found := tuple(dict.fromkeys(line for line in lines if line))):
         raise ValueError(f"Wordlist.name is {name!r}; the list is empty")
     return found
+
+
+@functools.cache
+def _contents(name: str) -> str:
+    return hashlib.sha256("\n".join(phrases(name)).encode()).hexdigest()
 
 
 def count_phrases(text: str, known: tuple[str, ...]) -> int:

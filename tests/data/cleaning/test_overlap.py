@@ -88,6 +88,20 @@ def test_windows_are_those_of_plain_sets(folder):
     assert step.windows_held(KOREAN[:20] + "x" + KOREAN[20:])[1] < len(letters) - 29
 
 
+def test_contents_tell_sets_of_one_name_apart(tmp_path):
+    found = {}
+    for place, name, text in (("a", "e.txt", "x"), ("b", "e.txt", "x"), ("c", "e.txt", "y"), ("d", "f.txt", "x")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / name).write_text(text)
+        (tmp_path / place / "LICENSE").write_text(place)
+        found[place] = BenchmarkOverlap(paths=(str(tmp_path / place),)).contents()
+    assert found["a"] == found["b"]
+    assert len(set(found.values())) == 3
+    assert BenchmarkOverlap().contents() == ""
+    with pytest.raises(ValueError, match=r"no evaluation set at .*absent"):
+        BenchmarkOverlap(paths=(str(tmp_path / "absent"),)).contents()
+
+
 def test_no_window_spans_two_fields_or_is_made_of_numbers(tmp_path):
     numbers = " ".join(map(str, range(30)))
     (tmp_path / "e.txt").write_text("\n".join([*ENGLISH.split(), *KOREAN.split(), numbers]))

@@ -67,6 +67,15 @@ def test_a_rule_holds_up_to_its_threshold(step, text, reason):
     assert pickle.loads(pickle.dumps(step)) == step
 
 
+@pytest.mark.parametrize("step", [Wordlist, Boilerplate])
+def test_contents_are_those_of_the_phrases(tmp_path, step):
+    found = []
+    for name, text in (("a", "buy now\n"), ("b", "# a comment\nBuy now"), ("c", "buy here\n")):
+        (tmp_path / f"{name}.txt").write_text(text)
+        found.append(step(str(tmp_path / f"{name}.txt")).contents())
+    assert found[0] == found[1] != found[2]
+
+
 def test_phrases_stand_at_the_start_of_words():
     assert count_phrases("Fag? fags, fagot; x-fag", ("fag",)) == 2
     assert count_phrases("개년이 5개년 계획", ("개년",)) == 1

@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from hcxjax.data.cleaning.duplicates import NearDuplicates
 from hcxjax.data.cleaning.steps import Step
@@ -139,7 +140,9 @@ class Corpus:
         stores = {name: TokenStore.open(folder) for name, folder in folders.items()}
         for name, store in stores.items():
             if self.documents.changed(name, store.manifest["listing"]):
-                self._warn_of_change(name)
+                self._warn_of_change(name, "files")
+            if self.documents.contents(name) not in (None, store.manifest["cleaned_by"]):
+                self._warn_of_change(name, "word lists or evaluation sets")
         return stores
 
     def store_folder(self, name: str, split: str, vocabulary: Vocabulary) -> str:
@@ -190,9 +193,9 @@ class Corpus:
         documents.prepare(self.engine)
         return documents
 
-    def _warn_of_change(self, source: str) -> None:
+    def _warn_of_change(self, source: str, what: str) -> None:
         _log.warning(
-            "files of source %s (%s) have changed since they were listed; what was read then is used. To read them "
+            f"{what} of source %s (%s) have changed since they were read; what was read then is used. To read them "
             "anew delete documents/%s-* and store/%s-* in %s, or set Corpus.directory (DATA_DIR) to another folder",
             *(source, self.sources[source], source, source, self.directory),
         )
@@ -204,8 +207,9 @@ class Corpus:
         tally, places = documents.tally(unit)
         if tally.dropped:
             _log.warning("%s %s: left out %s", name, unit.split, describe(tally, places))
-        about = {"source": self.sources[name], "split": split, "left_out": describe(tally, places)}
-        about |= {"tally": tally.to_json(), "read_from": unit.split, "listing": documents.listing(name)}
+        about: dict[str, Any] = {"source": self.sources[name], "split": split, "left_out": describe(tally, places)}
+        about |= {"tally": tally.to_json(), "read_from": unit.split}
+        about |= {"listing": documents.listing(name), "cleaned_by": documents.contents(name)}
         seal(folder, range(documents.parts(unit)), vocabulary, about)
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hcxjax.data.cleaning.duplicates import NearDuplicates, exact_key
-from hcxjax.data.cleaning.steps import Step, clean
+from hcxjax.data.cleaning.steps import Holding, Step, clean
 from hcxjax.data.cleaning.tally import Place, Tally, total
 from hcxjax.data.engine import Engine, Signed, counted
 from hcxjax.data.hashing import fingerprint
@@ -270,6 +270,13 @@ class Documents:
             return self._parts_now(source) != {split: [(*part,) for part in parts] for split, parts in listing.items()}
         except ValueError:
             return False
+
+    def contents(self, source: str) -> list[str] | None:
+        """What the lists and evaluation sets hold that clean `source`, as digests; None where they are not here."""
+        try:
+            return [step.contents() for step in self.cleaning.get(source, ()) if isinstance(step, Holding)]
+        except ValueError:
+            return None
 
     def duplicates_of(self, unit: Unit, part: int) -> np.ndarray:
         """Sorted ids of the duplicates in a part; none where they are not looked for."""

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from hcxjax.data.cleaning import overlap
+from hcxjax.data.cleaning.overlap import BenchmarkOverlap
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.tokenizer import Tokenizer
 
@@ -59,6 +61,19 @@ def test_changed_files_are_warned_of(lines, tmp_path, model_path, caplog):
     lines.unlink()  # a machine that has the stores alone
     assert len(corpus.stores("train")["a"]) == before
     assert not caplog.text
+
+
+def test_a_changed_evaluation_set_is_warned_of(lines, tmp_path, model_path, caplog):
+    (tmp_path / "set.txt").write_text("one question")
+    steps = {"a": (BenchmarkOverlap((str(tmp_path / "set.txt"),)),)}
+    settings = {"validation_share": 0.1, "cleaning": steps}
+    corpus = Corpus({"a": f"jsonl:{lines}"}, Tokenizer(path=model_path), str(tmp_path), **settings)
+    corpus.stores("train")
+    assert "evaluation sets" not in caplog.text
+    (tmp_path / "set.txt").write_text("another question")
+    overlap._contents.cache_clear()  # as in another process
+    corpus.stores("train")
+    assert "word lists or evaluation sets of source a" in caplog.text
 
 
 def test_limits_make_other_stores(lines, tmp_path, model_path):

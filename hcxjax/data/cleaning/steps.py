@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Outcome(NamedTuple):
@@ -25,6 +25,15 @@ class Step(Protocol):
     """A frozen dataclass of thresholds: pure, picklable, named in gin, and free of arrays until it is called."""
 
     def __call__(self, text: str) -> Outcome: ...
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A step that depends on files: the same settings clean otherwise when their contents change."""
+
+    def contents(self) -> str:
+        """A digest of them. ValueError where they are not here."""
+        ...
 
 
 def clean(steps: Sequence[Step], text: str) -> Outcome:

@@ -63,29 +63,33 @@ class Local:
         """As `Engine` has it, with a bar."""
         with tqdm(total=len(tasks), desc=description, unit="part", leave=False) as bar:
             later = [task for task, done in self._called(work, tasks, False, bar) if not done]
-            for _ in self._called(work, later, True, bar):
-                pass
+            self._called(work, later, True, bar)
 
     def _called(
         self, work: Callable[..., bool], tasks: Sequence[tuple], wait: bool, bar: tqdm
-    ) -> Iterator[tuple[tuple, bool]]:
+    ) -> list[tuple[tuple, bool]]:
+        """Each task, and what `work` said of it."""
+        told = []
+
+        def tell(task: tuple, done: bool) -> None:
+            bar.update(done)
+            told.append((task, done))
+
         if self.workers == 1 or len(tasks) < 2:
             for task in tasks:
-                done = work(*task, wait)
-                bar.update(done)
-                yield task, done
-            return
+                tell(task, work(*task, wait))
+            return told
         # Spawned, not forked: jax and TensorFlow have threads.
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(min(self.workers, len(tasks)), mp_context=context) as pool:
             futures = {pool.submit(work, *task, wait): task for task in tasks}
             try:
                 for future in concurrent.futures.as_completed(futures):
-                    bar.update(future.result())
-                    yield futures[future], future.result()
+                    tell(futures[future], future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        return told
 
     def duplicates(
         self, signed: Callable[..., Signed], tasks: Sequence[tuple], near: NearDuplicates, folder: str

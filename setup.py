@@ -31,10 +31,16 @@ setup(
             "matplotlib>=3.8",
             "tiktoken>=0.9",
             "tokenizers>=0.21",
+            "starlette>=0.46",
+            "uvicorn>=0.34",
+            "prometheus_client>=0.20",
+            "openai>=1.60",
         ],
         "plots": ["matplotlib>=3.8"],
         "mlflow": ["mlflow>=3.0"],
         "beam": ["apache-beam>=2.70"],
+        # The OpenAI-compatible server, tools/serve.py.
+        "serve": ["starlette>=0.46", "uvicorn>=0.34", "prometheus_client>=0.20"],
         # Vocabularies in Hugging Face's tokenizer.json.
         "huggingface": ["tokenizers>=0.21"],
         # Peers of tools/tokenizer_report.py, and the English word list that gin/tokenizers/hcxjax-100k.gin names.

@@ -30,6 +30,7 @@ FENCED = {
     "mlflow": ("hcxjax/tracking.py",),
     "tensorflow": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
     "seqio": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), ("hcxjax/serving/",)),
 }
 """Optional library → the files of hcxjax/ that may import it."""
 

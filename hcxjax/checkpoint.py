@@ -3,16 +3,19 @@
 import dataclasses
 import json
 import logging
+import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from jax.experimental import multihost_utils
+from orbax.checkpoint import future
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from hcxjax.checks import whole
@@ -51,6 +54,70 @@ class KeepPolicy:
         whole(self, 0, "best")
 
 
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """A leaf that is read while it is written, so that it need not fit in memory.
+
+    Attributes:
+      shape, dtype: of the whole leaf.
+      part: shape of the largest part; the leaf is stored in blocks of it, and may be read block by block.
+      parts: called once, yields (index, array) of parts that lie each in one block and fill the leaf.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    part: tuple[int, ...]
+    parts: Callable[[], Iterable[tuple[tuple[slice, ...], np.ndarray]]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole leaf."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _StreamedHandler(ocp.type_handlers.TypeHandler):
+    """Lets orbax write `Streamed` leaves, one part at a time, as the jax arrays that they are read back as."""
+
+    def typestr(self) -> str:
+        return "jax.Array"
+
+    async def serialize(
+        self,
+        values: Sequence[Streamed],
+        infos: Sequence[ocp.type_handlers.ParamInfo],
+        args: Sequence[ocp.SaveArgs] | None = None,
+    ) -> Sequence[future.Future]:
+        return [future.CommitFutureAwaitingContractedSignals(self._write(values, infos), name="streamed")]
+
+    async def _write(self, values: Sequence[Streamed], infos: Sequence[ocp.type_handlers.ParamInfo]) -> None:
+        for value, info in zip(values, infos, strict=True):
+            await info.await_path_creation()
+            spec = ocp.type_handlers.get_json_tspec_write(
+                info,
+                use_ocdbt=True,
+                global_shape=value.shape,
+                local_shape=value.part,
+                dtype=value.dtype,
+                process_index=jax.process_index(),
+            )
+            array = await tensorstore.open(spec, create=True, context=info.ts_context)
+            written = 0
+            for index, part in value.parts():
+                # The next part is read only when this one is on disk.
+                await array[index].write(part)
+                written += part.size
+            if written != math.prod(value.shape):
+                raise ValueError(f"{info.name} has {math.prod(value.shape)} values, its parts {written}")
+
+    async def metadata(self, infos: Sequence[ocp.type_handlers.ParamInfo]) -> Sequence[object]:
+        raise NotImplementedError("streamed leaves are read back as jax arrays")
+
+    async def deserialize(
+        self, infos: Sequence[ocp.type_handlers.ParamInfo], args: Sequence[ocp.RestoreArgs] | None = None
+    ) -> Sequence[object]:
+        raise NotImplementedError("streamed leaves are read back as jax arrays")
+
+
 class CheckpointFolder:
     """The checkpoints below one directory, one folder a step.
 
@@ -58,9 +125,10 @@ class CheckpointFolder:
       directory: made if missing.
       policy: what is kept.
       read_only: another process may be writing here.
+      streamed: the leaves of what is saved are `Streamed`.
     """
 
-    def __init__(self, directory: str | Path, policy: KeepPolicy, read_only: bool = False):
+    def __init__(self, directory: str | Path, policy: KeepPolicy, read_only: bool = False, streamed: bool = False):
         self.directory = Path(directory).absolute()
         self.policy = policy
         self._pending: int | None = None
@@ -71,8 +139,11 @@ class CheckpointFolder:
             policies.append(preservation.EveryNSteps(policy.period))
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
+        types = ocp.type_handlers.create_type_handler_registry((Streamed, _StreamedHandler()))
         self._manager = ocp.CheckpointManager(
             self.directory,
+            # Only where asked for: orbax tells kinds of leaves apart by a name that these share with jax arrays.
+            item_handlers={_ITEM: ocp.PyTreeCheckpointHandler(type_handler_registry=types)} if streamed else None,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation.AnyPreservationPolicy(policies),
                 # Without it orbax keeps scores in memory only, and a resumed run would not know its best.
@@ -179,7 +250,7 @@ class CheckpointFolder:
             ) from error
 
     def _check_leaves(self, step: int, template: PyTree, partial: bool) -> None:
-        stored = _leaves(self._stored(step))
+        stored = _leaves(self.stored(step))
         wanted = _leaves(template)
         problems = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
         if not partial:
@@ -198,7 +269,7 @@ class CheckpointFolder:
                 f"{'; '.join(problems[:5])}{more}"
             )
 
-    def _stored(self, step: int) -> PyTree:
+    def stored(self, step: int) -> PyTree:
         """Shapes and dtypes of a checkpoint's leaves."""
         handler = ocp.PyTreeCheckpointHandler()
         return handler.metadata(self.directory / str(step) / _ITEM).tree  # pyright: ignore[reportArgumentType]
@@ -246,6 +317,12 @@ def read(directory: str | Path, template: PyTree, step: int | None = None) -> tu
       ValueError: no such checkpoint, or it does not fit `template`.
       CheckpointError: it is damaged.
     """
+    folder, chosen = _undamaged(directory, step)
+    return chosen, folder.restore(chosen, template, partial=True)
+
+
+def _undamaged(directory: str | Path, step: int | None) -> tuple[CheckpointFolder, int]:
+    """(folder, step) of the checkpoint that is asked for, or of the newest."""
     if not Path(directory).is_dir():
         raise ValueError(f"there is no folder {directory}: name the RUN_DIR of a run that has saved a checkpoint")
     folder = CheckpointFolder(directory, KeepPolicy(), read_only=True)
@@ -258,7 +335,70 @@ def read(directory: str | Path, template: PyTree, step: int | None = None) -> tu
     damage = _damage(folder.directory / str(chosen))
     if damage:
         raise CheckpointError(f"checkpoint {chosen} in {directory} is damaged: {damage}; it has steps {steps}")
-    return chosen, folder.restore(chosen, template, partial=True)
+    return folder, chosen
+
+
+def write_streamed(directory: str | Path, step: int, tree: PyTree) -> None:
+    """Writes a checkpoint whose leaves need not fit in memory: no more than a part of one is held at a time.
+
+    It is checksummed and committed by a rename, as any other, and read back in the same ways.
+
+    Args:
+      tree: leaves are `Streamed`.
+    Raises:
+      CheckpointError: a part could not be read or written; nothing is left that looks like a checkpoint.
+    """
+    folder = CheckpointFolder(directory, KeepPolicy(), streamed=True)
+    folder.save(step, tree)
+    folder.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredLeaf:
+    """A leaf of a checkpoint, read in slices.
+
+    Attributes:
+      shape, dtype: of the whole leaf.
+      block: it is stored in blocks of this shape, and what is read of one costs the memory of all of it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    block: tuple[int, ...]
+    _array: tensorstore.TensorStore
+
+    def read(self, index: tuple[slice | int, ...]) -> np.ndarray:
+        """The values at `index`."""
+        return np.asarray(self._array[index].read().result())
+
+
+def stored_leaves(directory: str | Path, step: int | None = None) -> tuple[int, dict[str, StoredLeaf]]:
+    """(step, {path: leaf}) of a checkpoint, its files compared with their checksums; leaves are read when asked for.
+
+    Slices of the block that was read last come from memory, so read one leaf after another, each in order.
+
+    Args:
+      directory, step: as for `read`, which also says what is raised.
+    """
+    folder, chosen = _undamaged(directory, step)
+    tree = folder.directory / str(chosen) / _ITEM
+    names = _leaves(folder.stored(chosen))
+
+    def opened(name: str, context: tensorstore.Context) -> tensorstore.TensorStore:
+        store = {"driver": "ocdbt", "base": f"file://{tree}/", "path": name.replace("/", ".") + "/"}
+        return tensorstore.open({"driver": "zarr", "kvstore": store}, open=True, read=True, context=context).result()
+
+    def block(array: tensorstore.TensorStore) -> tuple[int, ...]:
+        return tuple(size or 1 for size in array.chunk_layout.read_chunk.shape or ())
+
+    plain = [opened(name, tensorstore.Context()) for name in names]
+    largest = max(math.prod(block(array)) * array.dtype.numpy_dtype.itemsize for array in plain)
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": largest}})
+    arrays = {name: opened(name, context) for name in names}
+    return chosen, {
+        name: StoredLeaf(tuple(array.shape), array.dtype.numpy_dtype, block(array), array)
+        for name, array in arrays.items()
+    }
 
 
 def _score(metrics: Mapping[str, float]) -> float:

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcxjax.checkpoint import CHECKSUMS, CheckpointError, CheckpointFolder, KeepPolicy, read
+from hcxjax.checkpoint import (
+    CHECKSUMS,
+    CheckpointError,
+    CheckpointFolder,
+    KeepPolicy,
+    Streamed,
+    read,
+    stored_leaves,
+    write_streamed,
+)
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -145,3 +154,64 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatc
 def test_a_policy_that_keeps_nothing_is_refused():
     with pytest.raises(ValueError, match=r"KeepPolicy\.latest is 0"):
         KeepPolicy(latest=0)
+
+
+WIDE = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
+
+
+def streamed(read_part=lambda layer: WIDE[layer : layer + 1], layers=3) -> dict:
+    """A tree with a leaf in parts of a layer, and one in parts of two rows of which the last has one."""
+
+    def wide():
+        for layer in range(layers):
+            yield (slice(layer, layer + 1), slice(None), slice(None)), read_part(layer)
+
+    def narrow():
+        yield (slice(0, 2),), np.asarray([0, 1], np.float32)
+        yield (slice(2, 3),), np.asarray([2], np.float32)
+
+    float32 = np.dtype(np.float32)
+    leaves = {"wide": Streamed((3, 4, 5), float32, (1, 4, 5), wide), "narrow": Streamed((3,), float32, (2,), narrow)}
+    return {"state": {"params": leaves}}
+
+
+def test_leaves_are_written_part_by_part_and_read_like_others(tmp_path):
+    write_streamed(tmp_path, 0, streamed())
+    shapes = {"wide": (3, 4, 5), "narrow": (3,)}
+    wanted = {name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=SHARDING) for name, shape in shapes.items()}
+    step, restored = read(tmp_path, {"state": {"params": wanted}})
+    assert step == 0
+    np.testing.assert_array_equal(restored["state"]["params"]["wide"], WIDE)
+    np.testing.assert_array_equal(restored["state"]["params"]["narrow"], [0, 1, 2])
+    assert (tmp_path / "0" / CHECKSUMS).is_file()
+
+
+def test_leaves_are_read_slice_by_slice(tmp_path):
+    write_streamed(tmp_path / "streamed", 0, streamed())
+    folder_with(tmp_path / "saved", 2, 5).close()
+    _, leaves = stored_leaves(tmp_path / "streamed")
+    wide = leaves["state/params/wide"]
+    assert (wide.shape, wide.dtype, wide.block) == ((3, 4, 5), np.float32, (1, 4, 5))
+    np.testing.assert_array_equal(wide.read((slice(1, 3), slice(0, 2))), WIDE[1:3, :2])
+    step, leaves = stored_leaves(tmp_path / "saved", 2)
+    assert step == 2
+    assert leaves["state/params/half"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(leaves["state/params/wide"].read((7,)), tree(2)["state"]["params"]["wide"][7])
+    with pytest.raises(ValueError, match="no checkpoint of step 3"):
+        stored_leaves(tmp_path / "saved", 3)
+    largest = largest_file(tmp_path / "saved" / "5")
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"checkpoint 5 .* is damaged"):
+        stored_leaves(tmp_path / "saved")
+
+
+def test_a_part_that_fails_leaves_no_checkpoint(tmp_path):
+    def unreadable(layer):
+        if layer == 2:
+            raise ValueError("the source is torn")
+        return WIDE[layer : layer + 1]
+
+    for tree_, message in ((streamed(unreadable), "the source is torn"), (streamed(layers=2), "has 60 values")):
+        with pytest.raises(CheckpointError, match=message):
+            write_streamed(tmp_path, 0, tree_)
+        assert CheckpointFolder(tmp_path, KeepPolicy(), read_only=True).steps() == []

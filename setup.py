@@ -35,6 +35,9 @@ setup(
             "uvicorn>=0.34",
             "prometheus_client>=0.20",
             "openai>=1.60",
+            # The parity tests compare with transformers' own arithmetic; pip's build for CPUs is enough.
+            "torch==2.13.0",
+            "transformers>=5.0",
         ],
         "plots": ["matplotlib>=3.8"],
         "mlflow": ["mlflow>=3.0"],

@@ -11,6 +11,7 @@ Arrays end in `_` and one capital per dimension; scalars and trees have no suffi
 | N      | query heads          | P      | prompt                     |
 | K      | key/value heads      | R      | rank (adapters)            |
 | G      | query heads per KV   | M      | watched measures           |
+| W      | listed token ids     |        |                            |
 """
 
 from collections.abc import Mapping

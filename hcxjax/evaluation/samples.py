@@ -7,13 +7,14 @@ from pathlib import Path
 import jax
 
 from hcxjax.evaluation.probes import VocabularyOwner
-from hcxjax.inference.decode import Limits, continuations
+from hcxjax.inference.engine import Engine, EngineSettings
+from hcxjax.inference.requests import Request
 from hcxjax.inference.sampling import Sampling
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
 from hcxjax.protocols import Params
 from hcxjax.text.infilling import Sentinels, infilling_prompt
-from hcxjax.text.vocabulary import StreamDecoder, Vocabulary
+from hcxjax.text.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +67,16 @@ class Samples:
 
     def evaluate(self, params: Params, step: int) -> dict[str, float]:
         """No number: a file."""
-        limits = Limits(self.new_tokens, (self._vocabulary.end_of_text,))
-        written = continuations(self.model, params, self._tokens, limits, self.sampling)
+        stop = (self._vocabulary.end_of_text,)
+        requests = [
+            Request(tokens, self.new_tokens, self.sampling, stop, stream=number)
+            for number, tokens in enumerate(self._tokens)
+        ]
+        context = min(self.model.max_length, max(map(len, self._tokens)) + self.new_tokens)
+        settings = EngineSettings(slots=len(requests), context=context, chunk=64, prefix_tokens=0)
+        written = Engine(self.model, params, self._vocabulary, settings).complete(requests)
         pairs = zip(self.prompts, written, strict=True)
-        text = "\n\n".join(prompt.shown(StreamDecoder(self._vocabulary).text(tokens)) for prompt, tokens in pairs)
+        text = "\n\n".join(prompt.shown(sample.text) for prompt, (sample,) in pairs)
         if jax.process_index() == 0:
             self._folder.mkdir(exist_ok=True, parents=True)
             (self._folder / f"{step:08d}.txt").write_text(text + "\n")

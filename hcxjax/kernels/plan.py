@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
@@ -42,11 +41,3 @@ def attention_plan(segment_ids_BT: Array, positions_BT: Array) -> AttentionPlan:
     """The plan of rows that attend to themselves, several documents a row."""
     segment_ids_BT, positions_BT = jax.lax.stop_gradient((segment_ids_BT, positions_BT))
     return AttentionPlan(positions_BT, positions_BT, segment_ids_BT, segment_ids_BT, aligned=True)
-
-
-@shaped
-def cache_plan(positions_BT: Array, capacity: int) -> AttentionPlan:
-    """The plan of queries at `positions_BT` over a cache whose slot s holds position s of the same document."""
-    batch = positions_BT.shape[0]
-    slots_BS = jnp.broadcast_to(jnp.arange(capacity, dtype=positions_BT.dtype), (batch, capacity))
-    return AttentionPlan(positions_BT, slots_BS, jnp.ones_like(positions_BT), jnp.ones_like(slots_BS), aligned=False)

@@ -1,50 +1,108 @@
 """Self-attention of a block, over its own row or over an explicit key/value cache."""
 
-from typing import NamedTuple
+import functools
+from typing import NamedTuple, TypeAlias
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from hcxjax.kernels.attention import attention
+from hcxjax.kernels.cached import cached_attention
 from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.mesh import constrain
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.layers import Einsum, rotate
 from hcxjax.protocols import Array
 
+Sight: TypeAlias = AttentionPlan | Array
+"""What queries see: their own row as a plan says, or, over a cache, all up to their own positions_BT."""
+
 
 class KVCache(NamedTuple):
-    """Rotated keys and values of all layers; slot s holds position s. It travels in the scan's carry, never as xs/ys,
-    because a scan copies those whole at every token."""
+    """Rotated keys and values of all layers; place s of a row holds position s.
 
-    k_LBSKH: Array
-    v_LBSKH: Array
+    It travels in the scan's carry, never as xs/ys, because a scan copies those whole at every token.
+
+    Attributes:
+      k_LBKSH, v_LBKSH: in the compute dtype, or int8 with a scale for each vector.
+      k_scale_LBKS, v_scale_LBKS: float32, of int8 caches: a vector is int8 values times its scale.
+    """
+
+    k_LBKSH: Array
+    v_LBKSH: Array
+    k_scale_LBKS: Array | None = None
+    v_scale_LBKS: Array | None = None
 
     @property
     def capacity(self) -> int:
         """Positions that fit."""
-        return self.k_LBSKH.shape[2]
+        return self.k_LBKSH.shape[3]
 
     @classmethod
-    def empty(cls, config: DecoderConfig, batch: int, capacity: int) -> "KVCache":
-        """A cache of zeros in the compute dtype."""
-        shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
-        blank = constrain(jnp.zeros(shape, config.dtype), "layers", "batch", None, "kv_heads", None)
-        return cls(blank, blank)
+    def empty(cls, config: DecoderConfig, batch: int, capacity: int, dtype: str | None = None) -> "KVCache":
+        """A cache of zeros.
+
+        Args:
+          dtype: None for the compute dtype, or 'int8'.
+        """
+        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
+
+        def blank(shape: tuple[int, ...], dtype: str) -> Array:
+            return constrain(jnp.zeros(shape, dtype), *CACHE_AXES[: len(shape)])
+
+        # Four arrays, not two: each is donated on its own.
+        vectors = (blank(shape, dtype or config.dtype), blank(shape, dtype or config.dtype))
+        if dtype != "int8":
+            return cls(*vectors)
+        return cls(*vectors, blank(shape[:-1], "float32"), blank(shape[:-1], "float32"))
 
     def write(self, layer: Array, positions_BT: Array, k_BTKH: Array, v_BTKH: Array) -> "KVCache":
         """The cache with new keys and values at their positions; positions beyond capacity are dropped."""
-        rows_B1 = jnp.arange(positions_BT.shape[0])[:, None]
-        place = (layer, rows_B1, positions_BT)
+        k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+        if self.k_scale_LBKS is None or self.v_scale_LBKS is None:
+            k_LBKSH = _placed(self.k_LBKSH, layer, positions_BT, k_BKTH)
+            return KVCache(k_LBKSH, _placed(self.v_LBKSH, layer, positions_BT, v_BKTH))
+        (k_BKTH, k_scale_BKT), (v_BKTH, v_scale_BKT) = _rounded(k_BKTH), _rounded(v_BKTH)
         return KVCache(
-            self.k_LBSKH.at[place].set(k_BTKH.astype(self.k_LBSKH.dtype), mode="drop"),
-            self.v_LBSKH.at[place].set(v_BTKH.astype(self.v_LBSKH.dtype), mode="drop"),
+            _placed(self.k_LBKSH, layer, positions_BT, k_BKTH),
+            _placed(self.v_LBKSH, layer, positions_BT, v_BKTH),
+            _placed(self.k_scale_LBKS, layer, positions_BT, k_scale_BKT),
+            _placed(self.v_scale_LBKS, layer, positions_BT, v_scale_BKT),
         )
 
-    def layer(self, layer: Array) -> tuple[Array, Array]:
-        """(k_BSKH, v_BSKH) of one layer."""
-        return self.k_LBSKH[layer], self.v_LBSKH[layer]
+    def part(self, layer: Array, dtype: str, start: Array, size: int) -> tuple[Array, Array]:
+        """(k_BKSH, v_BKSH) of one layer at `size` positions from `start`, in the compute dtype."""
+
+        def cut(stored: Array) -> Array:
+            at = (layer, 0, 0, start, 0)[: stored.ndim]
+            sizes = (1, *stored.shape[1:3], size, *stored.shape[4:])
+            return jax.lax.dynamic_slice(stored, at, sizes)[0]
+
+        k_BKSH, v_BKSH = cut(self.k_LBKSH), cut(self.v_LBKSH)
+        if self.k_scale_LBKS is None or self.v_scale_LBKS is None:
+            return k_BKSH, v_BKSH
+        k_BKSH = k_BKSH.astype(dtype) * cut(self.k_scale_LBKS)[..., None].astype(dtype)
+        return k_BKSH, v_BKSH.astype(dtype) * cut(self.v_scale_LBKS)[..., None].astype(dtype)
+
+
+CACHE_AXES = ("layers", "batch", "kv_heads", None, None)
+
+
+def _placed(stored: Array, layer: Array, positions_BT: Array, new: Array) -> Array:
+    """`stored` [L, B, K, S, ...] with `new` [B, K, T, ...] at the positions of one layer."""
+    rows_B11 = jnp.arange(stored.shape[1])[:, None, None]
+    heads_K1 = jnp.arange(stored.shape[2])[:, None]
+    return stored.at[layer, rows_B11, heads_K1, positions_BT[:, None]].set(new.astype(stored.dtype), mode="drop")
+
+
+def _rounded(x_BKTH: Array) -> tuple[Array, Array]:
+    """(int8 values, float32 scales) of vectors, the largest of each at 127."""
+    x_BKTH = x_BKTH.astype(jnp.float32)
+    scale_BKT = jnp.max(jnp.abs(x_BKTH), axis=-1) / 127
+    values_BKTH = jnp.round(x_BKTH / jnp.maximum(scale_BKT, 1e-30)[..., None])
+    return values_BKTH.astype(jnp.int8), scale_BKT
 
 
 class SelfAttention(nn.Module):
@@ -54,9 +112,9 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: Array, layer: Array, angles: tuple[Array, Array], plan: AttentionPlan, cache: KVCache | None
+        self, x_BTD: Array, layer: Array, angles: tuple[Array, Array], sight: Sight, cache: KVCache | None
     ) -> tuple[Array, KVCache | None]:
-        """Attends within the row (cache None), or writes the row into the cache and attends to the whole of it."""
+        """Attends within the row as a plan says, or writes the row into the cache and attends to what that holds."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         width, heads, kv_heads, head = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
 
@@ -68,10 +126,13 @@ class SelfAttention(nn.Module):
         q_BTNH = rotate(project("query", heads, "heads"), angles)
         k_BSKH = rotate(project("key", kv_heads, "kv_heads"), angles)
         v_BSKH = project("value", kv_heads, "kv_heads")
-        if cache is not None:
-            cache = cache.write(layer, plan.q_positions_BT, k_BSKH, v_BSKH)
-            k_BSKH, v_BSKH = cache.layer(layer)
-        o_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, plan, scale=config.attention_scale, backend=config.attention)
+        if isinstance(sight, AttentionPlan):
+            o_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, sight, scale=config.attention_scale, backend=config.attention)
+        else:
+            assert cache is not None
+            cache = cache.write(layer, sight, k_BSKH, v_BSKH)
+            read = functools.partial(cache.part, layer, config.dtype)
+            o_BTNH = cached_attention(q_BTNH, sight, read, cache.capacity, config.attention_scale)
         o_BTNH = checkpoint_name(constrain(o_BTNH, "batch", "length", "heads", None), "attention")
         shape, axes = (heads, head, width), ("heads", "head_dim", "embed")
         return Einsum("BTNH,NHD->BTD", shape, axes, dtype, inputs=2, name="output")(o_BTNH), cache

@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hcxjax.kernels.plan import AttentionPlan, attention_plan, cache_plan
+from hcxjax.kernels.plan import attention_plan
 from hcxjax.mesh import constrain
-from hcxjax.models.attention import KVCache, SelfAttention
+from hcxjax.models.attention import KVCache, SelfAttention, Sight
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
 from hcxjax.protocols import Array, Params
@@ -36,7 +36,7 @@ class Block(nn.Module):
         carry: tuple[Array, KVCache | None],
         layer: Array,
         angles: tuple[Array, Array],
-        plan: AttentionPlan,
+        sight: Sight,
     ) -> tuple[tuple[Array, KVCache | None], None]:
         """One layer of the scan; the cache rides in the carry."""
         config = self.config
@@ -50,7 +50,7 @@ class Block(nn.Module):
                 y_BTD = norm(post_norm, y_BTD)
             return constrain(x_BTD + y_BTD * config.residual_multiplier, "batch", "length", "activation_embed")
 
-        y_BTD, cache = SelfAttention(config, name="attention")(norm("input_norm", x_BTD), layer, angles, plan, cache)
+        y_BTD, cache = SelfAttention(config, name="attention")(norm("input_norm", x_BTD), layer, angles, sight, cache)
         x_BTD = join(x_BTD, y_BTD, "post_norm1")
         x_BTD = join(x_BTD, SwiGLU(config, name="mlp")(norm("mlp_norm", x_BTD)), "post_norm2")
         return (x_BTD, cache), None
@@ -95,17 +95,20 @@ class Decoder(nn.Module):
         Raises:
           ValueError: the row is longer than the model's `max_length`.
         """
-        self._check_length(tokens_BT.shape[1], "a row")
+        if tokens_BT.shape[1] > self.config.max_length:
+            raise ValueError(
+                f"a row of {tokens_BT.shape[1]} tokens is longer than the model's context: DecoderConfig.max_length is "
+                f"{self.config.max_length}; shorten LENGTH or raise it (and set rope_scaling)"
+            )
         return self._run(tokens_BT, positions_BT, attention_plan(segment_ids_BT, positions_BT), None)[0]
 
     @shaped
     def extend(self, tokens_BT: Array, positions_BT: Array, cache: KVCache) -> tuple[Array, KVCache]:
         """(x_BTD, cache) of tokens that follow what the cache holds: prefill with T tokens, decode with one.
 
-        Each row is one document; slots at later positions than a query's are not seen, whatever they hold.
+        Each row is one document; places after a query's own are not seen, whatever they hold.
         """
-        self._check_length(cache.capacity, "a cache")
-        x_BTD, filled = self._run(tokens_BT, positions_BT, cache_plan(positions_BT, cache.capacity), cache)
+        x_BTD, filled = self._run(tokens_BT, positions_BT, positions_BT, cache)
         assert filled is not None
         return x_BTD, filled
 
@@ -117,7 +120,7 @@ class Decoder(nn.Module):
         return constrain(logits_BTV, "batch", "length", "vocab") * self.config.logits_multiplier
 
     def _run(
-        self, tokens_BT: Array, positions_BT: Array, plan: AttentionPlan, cache: KVCache | None
+        self, tokens_BT: Array, positions_BT: Array, sight: Sight, cache: KVCache | None
     ) -> tuple[Array, KVCache | None]:
         config = self.config
         # Read by gather, a table split over its width would be replicated whole: split it over the vocabulary alone.
@@ -125,15 +128,8 @@ class Decoder(nn.Module):
         x_BTD = table_VD[tokens_BT].astype(config.dtype) * config.embedding_multiplier
         x_BTD = constrain(x_BTD, "batch", "length", "activation_embed")
         angles = rotary_angles(positions_BT, config)
-        (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, plan)
+        (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, sight)
         return self.norm(x_BTD), cache
-
-    def _check_length(self, length: int, what: str) -> None:
-        if length > self.config.max_length:
-            raise ValueError(
-                f"{what} of {length} tokens is longer than the model's context: DecoderConfig.max_length is "
-                f"{self.config.max_length}; shorten LENGTH or raise it (and set rope_scaling)"
-            )
 
 
 def apply(

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens: the same function for the trainer's loss and for scoring."""
+"""Log-probabilities of given tokens: the same function for the trainer's loss, for scoring and for what is written."""
 
 from typing import NamedTuple
 
@@ -25,6 +25,14 @@ class TokenScores(NamedTuple):
 
 
 @shaped
+def scores_under(logits_BTV: Array, targets_BT: Array) -> TokenScores:
+    """Scores of `targets_BT` under these logits."""
+    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    return TokenScores(target_BT - normaliser_BT, normaliser_BT, target_BT >= jnp.max(logits_BTV, axis=-1))
+
+
+@shaped
 def token_logprobs(decoder: Decoder, x_BTD: Array, targets_BT: Array, *, chunk: int | None = None) -> TokenScores:
     """Scores of `targets_BT` under the logits of `x_BTD`; `decoder` is bound (inside its own apply).
 
@@ -34,10 +42,7 @@ def token_logprobs(decoder: Decoder, x_BTD: Array, targets_BT: Array, *, chunk: 
     """
 
     def score(x_BTD: Array, targets_BT: Array) -> TokenScores:
-        logits_BTV = decoder.logits(x_BTD)
-        target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-        normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-        return TokenScores(target_BT - normaliser_BT, normaliser_BT, target_BT >= jnp.max(logits_BTV, axis=-1))
+        return scores_under(decoder.logits(x_BTD), targets_BT)
 
     length = targets_BT.shape[1]
     if chunk is None or chunk >= length:

@@ -37,6 +37,7 @@ class HuggingFaceModel:
       left_out: names of another part's tensors.
       buffers: names of ignored buffers and repetitions.
       unknown: fields of config.json that were not read.
+      runs_code: whether config.json names code of the checkpoint's own.
     Raises:
       ValueError: what `decoder_config` and `SafetensorsFolder` refuse; tensors that are missing, extra, misshapen, or
         of no float dtype of 16 or 32 bits: all of them in one message.
@@ -47,6 +48,7 @@ class HuggingFaceModel:
         self.folder = Path(folder)
         self.config: DecoderConfig = decoder_config(raw)
         self.unknown = unknown_fields(raw)
+        self.runs_code = "auto_map" in raw
         self.files = SafetensorsFolder(folder)
         found = self.files.tensors
         self.prefix = self._prefix()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def weights(config: DecoderConfig) -> tuple[Weight, ...]:
     return tuple(weight for weight in TABLE if weight.path not in left_out)
 
 
-def nested(flat: dict[str, object]) -> dict:
+def nested(flat: Mapping[str, object]) -> dict:
     """The tree of {path: leaf}."""
     tree: dict = {}
     for path, leaf in flat.items():

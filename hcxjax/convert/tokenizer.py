@@ -8,9 +8,11 @@ from typing import Any
 
 from hcxjax.text.model_file import NORMAL, Piece, read_pieces
 from hcxjax.text.templates import Template, template_for
-from hcxjax.text.vocabulary import END_OF_TEXT, END_OF_TURN, NORMALIZES, PAD, Vocabulary
+from hcxjax.text.vocabulary import END_OF_TEXT, NORMALIZES, PAD, Vocabulary
 
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+TokenIds = dict[str, int | list[int] | None]
+"""`bos_token_id`, `eos_token_id` and `pad_token_id`, as config.json names them; null where there is none."""
 FILES = (
     TOKENIZER,
     SETTINGS,
@@ -91,43 +93,60 @@ def tokenizer_json(model: bytes) -> dict[str, Any]:
     }
 
 
-def write_tokenizer(vocabulary: Vocabulary, folder: str | Path) -> dict[str, int | list[int] | None]:
-    """Writes a SentencePiece vocabulary as Hugging Face's files; the ids of begin, end and padding.
+def write_tokenizer_json(vocabulary: Vocabulary, folder: Path) -> None:
+    """Writes tokenizer.json: that of the vocabulary, or one that equals its SentencePiece model."""
+    content = Path(vocabulary.path).read_bytes()
+    if content.lstrip()[:1] == b"{":
+        (folder / TOKENIZER).write_bytes(content)
+    else:
+        _write(folder / TOKENIZER, tokenizer_json(content))
 
-    The end ids are those that end an answer in the vocabulary's chat template, else the end of text. Nothing is put
-    before a text: our documents follow an end-of-text token, which a caller who wants the same puts there.
+
+def describe_tokenizer(vocabulary: Vocabulary, folder: Path) -> TokenIds:
+    """Writes tokenizer_config.json, special_tokens_map.json and the chat template beside a tokenizer.json.
+
+    Files that are there stay as they are. Nothing is put before a text: our documents follow an end-of-text token,
+    which the chat template puts there.
+
+    Returns:
+      The ids of begin, end and padding: those of a generation_config.json that is there, else the vocabulary's own. The
+      end ids are those that end an answer in the vocabulary's chat template, or the end of text where it has none.
     """
-    folder = Path(folder)
-    content = tokenizer_json(Path(vocabulary.path).read_bytes())
-    _write(folder / TOKENIZER, content)
     template = template_for(vocabulary)
-    tokens = token_ids(vocabulary, template)
-    names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TURN if template else END_OF_TEXT, "pad_token": PAD}
-    names = {role: name for role, name in names.items() if name in vocabulary.specials}
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": int(1e30),
-        **names,
+    tokens = _token_ids(vocabulary, template)
+    ends = tokens["eos_token_id"]
+    by_id = {token: name for name, token in vocabulary.specials.items()}
+    named = {
+        "bos_token": tokens["bos_token_id"],
+        "eos_token": ends[0] if isinstance(ends, list) else ends,
+        "pad_token": tokens["pad_token_id"],
     }
-    if template:
-        settings["chat_template"] = template.jinja()
-        (folder / "chat_template.jinja").write_text(template.jinja(), encoding="utf-8")
-    _write(folder / SETTINGS, settings)
-    _write(folder / "special_tokens_map.json", names)
+    names = {role: by_id[token] for role, token in named.items() if token is not None}
+    if not (folder / SETTINGS).is_file():
+        settings: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_bos_token": False,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            **names,
+        }
+        _write(folder / SETTINGS, settings | ({"chat_template": template.jinja()} if template else {}))
+        _write(folder / "special_tokens_map.json", names)
+        if template:
+            (folder / "chat_template.jinja").write_text(template.jinja(), encoding="utf-8")
+    if (folder / GENERATION).is_file():
+        given = json.loads((folder / GENERATION).read_text(encoding="utf-8"))
+        tokens |= {name: given[name] for name in tokens if name in given}
     return tokens
 
 
-def token_ids(vocabulary: Vocabulary, template: Template | None) -> dict[str, int | list[int] | None]:
-    """Ids of begin, end and padding of a vocabulary trained here, as config.json names them; null where it has none."""
+def _token_ids(vocabulary: Vocabulary, template: Template | None) -> TokenIds:
     text = vocabulary.specials.get(END_OF_TEXT)
     ends = list(template.stop_ids(vocabulary)) if template else text
     return {"bos_token_id": text, "eos_token_id": ends, "pad_token_id": vocabulary.specials.get(PAD)}
 
 
-def write_generation(folder: str | Path, tokens: Mapping[str, int | list[int] | None]) -> None:
+def write_generation(folder: str | Path, tokens: TokenIds) -> None:
     """generation_config.json with these ids."""
     _write(Path(folder) / GENERATION, {name: value for name, value in tokens.items() if value is not None})
 

@@ -1,29 +1,27 @@
-"""Lets a trained run write: goes on from a prompt, or fills the gap before a suffix.
+"""Lets a model write: goes on from a prompt, fills the gap before a suffix, or works through a file of prompts.
 
-python -m tools.generate --run runs/quickstart --prompt "민준은 "
-python -m tools.generate --run runs/quickstart --prompt "def add(a, b):" --suffix "    return total"
+python -m tools.generate --model runs/quickstart --prompt "민준은 "
+python -m tools.generate --model runs/quickstart --prompt "def add(a, b):" --suffix "    return total"
+python -m tools.generate --model runs/quickstart --input prompts.jsonl --output written.jsonl
+
+A line of the input is an object with `prompt` (and `suffix`) or `messages`; it may have an `id` and settings of its own
+(temperature, top_k, top_p, min_p, repetition_penalty, seed, new_tokens, stop, stop_text). Lines of the output come as
+they are done, with the `index` of their line, counted from 0. A command that was stopped goes on where it was.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from hcxjax.checkpoint import CheckpointError, read
-from hcxjax.data.packed import PackedTokens
+from hcxjax.checkpoint import CheckpointError
 from hcxjax.evaluation.samples import Prompt
-from hcxjax.inference.decode import Limits, decode
-from hcxjax.inference.sampling import Sampling
-from hcxjax.main import configure
-from hcxjax.mesh import Layout
-from hcxjax.models.config import DecoderConfig
-from hcxjax.objectives.language_model import LanguageModel
-from hcxjax.protocols import Params
-from hcxjax.text.vocabulary import StreamDecoder, Vocabulary
+from hcxjax.inference.engine import Engine, EngineSettings
+from hcxjax.inference.requests import Request
 from hcxjax.tracking import quiet_libraries
-from hcxjax.train import Experiment
-from hcxjax.update import abstract_state
+from tools import opening, prompt_files
+
+INTERRUPTED = 130
+"""What a shell returns for a command that Ctrl-C ended."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,66 +29,94 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="python -m tools.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--run", required=True, metavar="DIR", help="RUN_DIR of a training run")
-    arguments.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
-    arguments.add_argument("--prompt", required=True, metavar="TEXT", help="how the text begins; may be empty")
+    opening.add_model_arguments(arguments)
+    what = arguments.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", metavar="TEXT", help="how the text begins; may be empty")
+    what.add_argument("--input", metavar="FILE", help="a JSON object a line")
+    arguments.add_argument("--output", metavar="FILE", help="where a line of --input has its texts written")
     arguments.add_argument("--suffix", metavar="TEXT", help="what follows the gap that the model fills")
-    arguments.add_argument("--new_tokens", type=int, default=128, help="at most this many (default: %(default)s)")
-    arguments.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: %(default)s)")
-    arguments.add_argument("--top_k", type=int, default=0, help="0 keeps all tokens (default: %(default)s)")
-    arguments.add_argument("--top_p", type=float, default=1.0, help="(default: %(default)s)")
-    arguments.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    arguments.add_argument("--samples", type=int, default=1, help="texts for each prompt (default: %(default)s)")
+    opening.add_sampling_arguments(arguments)
     arguments.add_argument(
-        "--stop", action="append", type=int, default=[], metavar="ID", help="more token ids to stop at"
+        "--stop_text", action="append", default=[], metavar="TEXT", help="end before this text; may be given again"
     )
+    opening.add_template_arguments(arguments)
+    arguments.add_argument("--strict", action="store_true", help="end at a line of --input that cannot be used")
     return arguments
 
 
-def open_run(run: Path, step: int | None) -> tuple[DecoderConfig, Layout, Vocabulary, Params]:
-    """(model, layout, vocabulary, params) of a run's checkpoint.
-
-    Raises:
-      ValueError: no run there, or its parts do not fit each other.
-    """
-    config = run / "config.gin"
-    if not config.is_file():
-        raise ValueError(f"{run} has no config.gin: name the RUN_DIR of a training run")
-    experiment, _ = configure([str(config)], [f"RUN_DIR={run}"])
-    if not isinstance(experiment, Experiment) or not isinstance(experiment.objective, LanguageModel):
-        raise ValueError(f"{config} does not train a language model")
-    assert isinstance(experiment.source, PackedTokens)
-    layout = Layout()  # the devices that are here, whatever the run was trained on
-    phases = experiment.timeline
-    abstract = abstract_state(experiment.recipe(phases.at(0)), layout)
-    tokenizer = {"tokenizer": np.asarray(0)}
-    source = {"phase_0": tokenizer} if experiment.phases else tokenizer
-    step, tree = read(run / "checkpoints", {"state": {"params": abstract.params}, "source": source}, step)
-    state = tree["source"]["phase_0"] if experiment.phases else tree["source"]
-    objective = phases.at(step).objective
-    assert isinstance(objective, LanguageModel)
-    return objective.model, layout, experiment.source.vocabulary(int(state["tokenizer"])), tree["state"]["params"]
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Prints prompt, what the model writes as it comes, and the suffix; 1 where something is wrong."""
+    """Writes to the terminal or to a file; 1 where something is wrong."""
     options = parser().parse_args(argv)
     quiet_libraries()
     try:
-        sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
-        model, layout, vocabulary, params = open_run(Path(options.run), options.step)
-        limits = Limits(options.new_tokens, (vocabulary.end_of_text, *options.stop))
-        prompt = Prompt(options.prompt, options.suffix)
-        with layout.active():
-            print(options.prompt, end="", flush=True)
-            text = StreamDecoder(vocabulary)
-            for (token,) in decode(model, params, [prompt.tokens(vocabulary)], limits, sampling):
-                if token is not None and token not in limits.stop_ids:
-                    print(text.push(token), end="", flush=True)
-            print(options.suffix or "")
-    except (ValueError, CheckpointError) as error:
+        _check(options)
+        opened = opening.open_named(options)
+        slots = min(options.slots, options.samples) if options.input is None else options.slots
+        settings = EngineSettings(slots=slots, context=opening.context_of(options, opened))
+        with opened.layout.active():
+            engine = Engine(opened.model, opened.params, opened.vocabulary, settings)
+            if options.input is None:
+                _show(engine, options)
+            else:
+                prompt_files.work_through(engine, opened, options)
+    except (ValueError, OSError, CheckpointError) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What is wrong with the command line, before a model is read."""
+    opening.sampling_of(options)
+    if options.input is None:
+        _request(options, (0,), 0)
+        if options.output is not None:
+            raise ValueError("--output is for --input; a single prompt is written to the terminal")
+        return
+    if options.output is None:
+        raise ValueError("--input needs --output, the file that the texts go to")
+    if options.suffix is not None:
+        raise ValueError("--suffix is for --prompt; a line of --input has its own")
+    if Path(options.output).resolve() == Path(options.input).resolve():
+        raise ValueError(f"--output is {options.output}, the input itself; name another file")
+
+
+def _request(options: argparse.Namespace, tokens: list[int] | tuple[int, ...], end: int) -> Request:
+    return Request(
+        tokens,
+        options.new_tokens,
+        opening.sampling_of(options),
+        stop_ids=(end, *options.stop),
+        stop=tuple(options.stop_text),
+        samples=options.samples,
+    )
+
+
+def _show(engine: Engine, options: argparse.Namespace) -> None:
+    """Prompt, text as it comes, suffix; of several samples the first comes, and the others follow in their order."""
+    vocabulary = engine.vocabulary
+    assert vocabulary is not None
+    prompt = Prompt(options.prompt, options.suffix)
+    engine.submit(_request(options, prompt.tokens(vocabulary), vocabulary.end_of_text))
+    held, done, current = [""] * options.samples, [False] * options.samples, 0
+    print(options.prompt, end="", flush=True)
+    while not engine.idle:
+        for delta in engine.advance():
+            held[delta.sample] += delta.text
+            done[delta.sample] = delta.finish is not None
+        while current < options.samples:
+            print(held[current], end="", flush=True)
+            held[current] = ""
+            if not done[current]:
+                break
+            print(options.suffix or "")
+            current += 1
+            if current < options.samples:
+                print(f"\n── {current + 1} of {options.samples} ──\n{options.prompt}", end="", flush=True)
 
 
 if __name__ == "__main__":

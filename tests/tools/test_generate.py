@@ -9,7 +9,7 @@ from tools import generate
 
 
 def written(capsys, run, *arguments: str) -> str:
-    assert generate.main(["--run", str(run), *arguments]) == 0
+    assert generate.main(["--model", str(run), *arguments]) == 0
     return capsys.readouterr().out
 
 
@@ -48,17 +48,17 @@ def test_an_older_checkpoint_and_a_seed(run, capsys):
     ],
 )
 def test_mistakes_are_one_line(run, capsys, arguments, message):
-    assert generate.main(["--run", str(run), "--prompt", "a", *arguments]) == 1
+    assert generate.main(["--model", str(run), "--prompt", "a", *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_a_prompt_longer_than_the_context_is_named(run, capsys):
-    assert generate.main(["--run", str(run), "--prompt", "가나다 " * 200]) == 1
+    assert generate.main(["--model", str(run), "--prompt", "가나다 " * 200]) == 1
     assert "the model's context is 128" in capsys.readouterr().err
 
 
 def test_no_run_is_named(tmp_path, capsys):
-    assert generate.main(["--run", str(tmp_path), "--prompt", "a"]) == 1
+    assert generate.main(["--model", str(tmp_path), "--prompt", "a"]) == 1
     assert "has no config.gin" in capsys.readouterr().err
 
 
@@ -66,7 +66,7 @@ def test_another_tokenizer_than_the_checkpoint_s_is_refused(run, tmp_path, capsy
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     Tokenizer(size=400).train(str(copy / "tokenizer"), ["다른 글", "another text"])
-    assert generate.main(["--run", str(copy), "--prompt", "a"]) == 1
+    assert generate.main(["--model", str(copy), "--prompt", "a"]) == 1
     assert "trained with another tokenizer" in capsys.readouterr().err
 
 

@@ -1,0 +1,237 @@
+"""Opens what the tools write with: a run, a model folder that was imported, or a folder as Hugging Face lays it out."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hcxjax.checkpoint import read
+from hcxjax.data.packed import PackedTokens
+from hcxjax.inference.sampling import Sampling
+from hcxjax.main import configure
+from hcxjax.mesh import Layout, unbox
+from hcxjax.models.config import DecoderConfig
+from hcxjax.objectives.language_model import LanguageModel
+from hcxjax.protocols import Params
+from hcxjax.text.templates import SEED, TEMPLATES, THINK, Template, template_for, template_named
+from hcxjax.text.vocabulary import Vocabulary
+from hcxjax.train import Experiment
+from hcxjax.update import abstract_state
+
+_KINDS = (
+    "name the RUN_DIR of a training run, a folder that tools/import_hf.py wrote, or one with config.json and "
+    "*.safetensors"
+)
+_DTYPES = ("float32", "bfloat16", "float16")
+_LONGEST = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenModel:
+    """A model that can write.
+
+    Attributes:
+      model: its sizes.
+      params: on the devices that are here, whatever it was trained on.
+      vocabulary: its own.
+      layout: of the params; the engine runs inside `layout.active()`.
+      template: the chat form that fits it, or None.
+      name: of the folder.
+      step: the checkpoint that was read; 0 for weights that came from elsewhere.
+    """
+
+    model: DecoderConfig
+    params: Params
+    vocabulary: Vocabulary
+    layout: Layout
+    template: Template | None
+    name: str
+    step: int
+
+
+def open_model(path: str | Path, step: int | None = None, dtype: str | None = None) -> OpenModel:
+    """The model in a folder.
+
+    Args:
+      path: a run's RUN_DIR, a model folder, or a Hugging Face folder.
+      step: which checkpoint of a run; None is the newest.
+      dtype: what matmuls are computed in; None is float32 on a CPU, where bfloat16 is emulated and slower, and the
+        model's own elsewhere.
+    Raises:
+      ValueError: nothing of the kind is there, or its parts do not fit each other.
+      CheckpointError: the checkpoint is damaged.
+    """
+    folder = Path(path)
+    layout = Layout()
+    if (folder / "config.gin").is_file():
+        model, params, vocabulary, step = _open_run(folder, layout, step)
+    elif (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
+        model, params, vocabulary, step = _open_imported(folder, layout, step)
+    elif (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        model, params, vocabulary, step = _open_hugging_face(folder, layout, step)
+    else:
+        raise ValueError(f"{folder} has no config.gin, and no config.json with weights beside it: {_KINDS}")
+    if dtype is None and jax.default_backend() == "cpu":
+        dtype = "float32"
+    model = dataclasses.replace(model, dtype=dtype or model.dtype)
+    return OpenModel(model, params, vocabulary, layout, _template(folder, vocabulary), folder.resolve().name, step)
+
+
+_Opened = tuple[DecoderConfig, Params, Vocabulary, int]
+
+
+def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
+    config = run / "config.gin"
+    experiment, _ = configure([str(config)], [f"RUN_DIR={run}"])
+    if not isinstance(experiment, Experiment) or not isinstance(experiment.objective, LanguageModel):
+        raise ValueError(f"{config} does not train a language model")
+    assert isinstance(experiment.source, PackedTokens)
+    phases = experiment.timeline
+    abstract = abstract_state(experiment.recipe(phases.at(0)), layout)
+    tokenizer = {"tokenizer": np.asarray(0)}
+    source = {"phase_0": tokenizer} if experiment.phases else tokenizer
+    step, tree = read(run / "checkpoints", {"state": {"params": abstract.params}, "source": source}, step)
+    state = tree["source"]["phase_0"] if experiment.phases else tree["source"]
+    objective = phases.at(step).objective
+    assert isinstance(objective, LanguageModel)
+    vocabulary = experiment.source.vocabulary(int(state["tokenizer"]))
+    return objective.model, tree["state"]["params"], vocabulary, step
+
+
+def _open_imported(folder: Path, layout: Layout, step: int | None) -> _Opened:
+    from hcxjax.convert.config import decoder_config, read_config
+    from hcxjax.convert.model import abstract_params
+
+    model = decoder_config(read_config(folder))
+    boxed = abstract_params(model)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        unbox(boxed),
+        layout.param_shardings(boxed),
+    )
+    step, tree = read(folder / "checkpoints", {"state": {"params": abstract}}, step)
+    return model, tree["state"]["params"], _vocabulary(folder / "tokenizer"), step
+
+
+def _open_hugging_face(folder: Path, layout: Layout, step: int | None) -> _Opened:
+    from hcxjax.convert.model import load
+
+    if step is not None:
+        raise ValueError(f"--step is {step}; {folder} has no checkpoints to choose from, leave it out")
+    model, params = load(folder, layout)
+    return model, params, _vocabulary(folder), 0
+
+
+def _vocabulary(folder: Path) -> Vocabulary:
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (folder / name).is_file():
+            return Vocabulary(str(folder / name))
+    raise ValueError(f"{folder} has no tokenizer.json and no tokenizer.model; copy the model's own there")
+
+
+def _template(folder: Path, vocabulary: Vocabulary) -> Template | None:
+    found = template_for(vocabulary)
+    if found is SEED and (folder / "config.json").is_file():
+        from hcxjax.convert.config import read_config
+
+        # The reasoning model has the same specials as the others, but another architecture.
+        return THINK if read_config(folder).get("model_type") == "hyperclovax" else SEED
+    return found
+
+
+def add_model_arguments(arguments: argparse.ArgumentParser) -> None:
+    """--model, --step, --dtype, --context and --slots."""
+    arguments.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="RUN_DIR of a training run, a folder that tools/import_hf.py wrote, or a Hugging Face folder "
+        "(config.json, *.safetensors, tokenizer.json)",
+    )
+    arguments.add_argument("--step", type=int, help="which checkpoint of a run (default: the newest)")
+    arguments.add_argument(
+        "--dtype",
+        choices=_DTYPES,
+        help="of the matmuls (default: float32 on a CPU, where bfloat16 is slow, and the model's own elsewhere)",
+    )
+    arguments.add_argument(
+        "--context",
+        type=int,
+        metavar="TOKENS",
+        help="prompt and answer together; its memory is reserved for every slot (default: the model's, but at most "
+        f"{_LONGEST})",
+    )
+    arguments.add_argument(
+        "--slots", type=int, default=8, help="texts written at once; it changes no text (default: %(default)s)"
+    )
+
+
+def add_template_arguments(arguments: argparse.ArgumentParser) -> None:
+    """--template and --think."""
+    arguments.add_argument(
+        "--template", choices=tuple(TEMPLATES), help="form of a conversation (default: the one that fits the model)"
+    )
+    arguments.add_argument(
+        "--think",
+        choices=("show", "hide", "off"),
+        default="show",
+        help="reasoning before an answer, where the template has it: shown, hidden, or none (default: %(default)s)",
+    )
+
+
+def add_sampling_arguments(arguments: argparse.ArgumentParser) -> None:
+    """How tokens are drawn, and when writing ends."""
+    arguments.add_argument("--new_tokens", type=int, default=128, help="at most this many (default: %(default)s)")
+    arguments.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: %(default)s)")
+    arguments.add_argument("--top_k", type=int, default=0, help="0 keeps all tokens (default: %(default)s)")
+    arguments.add_argument("--top_p", type=float, default=1.0, help="(default: %(default)s)")
+    arguments.add_argument(
+        "--min_p", type=float, default=0.0, help="keep what has this share of the likeliest (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--repetition_penalty", type=float, default=1.0, help="above 1 repeats less (default: %(default)s)"
+    )
+    arguments.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    arguments.add_argument(
+        "--stop", action="append", type=int, default=[], metavar="ID", help="more token ids to stop at"
+    )
+
+
+def open_named(options: argparse.Namespace) -> OpenModel:
+    """The model that the command line names."""
+    return open_model(options.model, options.step, options.dtype)
+
+
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """How the command line says that tokens are drawn."""
+    return Sampling(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)})
+
+
+def template_of(options: argparse.Namespace, opened: OpenModel) -> Template:
+    """The template that the command line names, or else the one that fits the model.
+
+    Raises:
+      ValueError: none is named and none fits.
+    """
+    if options.template is not None:
+        return template_named(options.template)
+    if opened.template is None:
+        names = ", ".join(TEMPLATES)
+        raise ValueError(f"{opened.vocabulary.path} has the specials of no template; --template names one: {names}")
+    return opened.template
+
+
+def context_of(options: argparse.Namespace, opened: OpenModel) -> int:
+    """Tokens that a slot holds.
+
+    Raises:
+      ValueError: more than the model's, or none.
+    """
+    longest = opened.model.max_length
+    if options.context is None:
+        return min(longest, _LONGEST)
+    if not 1 <= options.context <= longest:
+        raise ValueError(f"--context is {options.context}; it must be 1 to {longest}, the model's max_length")
+    return options.context

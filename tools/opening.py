@@ -141,8 +141,8 @@ def _template(folder: Path, vocabulary: Vocabulary) -> Template | None:
     return found
 
 
-def add_model_arguments(arguments: argparse.ArgumentParser) -> None:
-    """--model, --step, --dtype, --context and --slots."""
+def add_model_arguments(arguments: argparse.ArgumentParser, slots: bool = True) -> None:
+    """--model, --step, --dtype, --context, and --slots where more than one text is written."""
     arguments.add_argument(
         "--model",
         required=True,
@@ -163,9 +163,10 @@ def add_model_arguments(arguments: argparse.ArgumentParser) -> None:
         help="prompt and answer together; its memory is reserved for every slot (default: the model's, but at most "
         f"{_LONGEST})",
     )
-    arguments.add_argument(
-        "--slots", type=int, default=8, help="texts written at once; it changes no text (default: %(default)s)"
-    )
+    if slots:
+        arguments.add_argument(
+            "--slots", type=int, default=8, help="texts written at once; it changes no text (default: %(default)s)"
+        )
 
 
 def add_template_arguments(arguments: argparse.ArgumentParser) -> None:
@@ -181,9 +182,11 @@ def add_template_arguments(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling_arguments(arguments: argparse.ArgumentParser) -> None:
-    """How tokens are drawn, and when writing ends."""
-    arguments.add_argument("--new_tokens", type=int, default=128, help="at most this many (default: %(default)s)")
+def add_sampling_arguments(arguments: argparse.ArgumentParser, new_tokens: int = 128) -> None:
+    """How tokens are drawn, and when writing ends; `new_tokens` is the default."""
+    arguments.add_argument(
+        "--new_tokens", type=int, default=new_tokens, help="at most this many (default: %(default)s)"
+    )
     arguments.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: %(default)s)")
     arguments.add_argument("--top_k", type=int, default=0, help="0 keeps all tokens (default: %(default)s)")
     arguments.add_argument("--top_p", type=float, default=1.0, help="(default: %(default)s)")

@@ -1,0 +1,132 @@
+"""What the tools open: runs, imported models, Hugging Face folders."""
+
+import argparse
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from hcxjax.checkpoint import CheckpointError
+from hcxjax.models.config import DecoderConfig
+from hcxjax.text.templates import HCXJAX, SEED, THINK
+from tools import opening
+from tools.opening import open_model
+
+pytest.importorskip("tokenizers")
+TINY = DecoderConfig(300, 2, 32, 48, 2, 1, 16, 64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """As Hugging Face lays a model out."""
+    from tools.random_checkpoint import write_checkpoint
+
+    path = tmp_path_factory.mktemp("opening") / "tiny"
+    write_checkpoint(path, TINY, dtype="float32")
+    return path
+
+
+@pytest.fixture(scope="module")
+def imported(folder):
+    from tools.import_hf import import_model
+
+    out = folder.with_name("imported")
+    import_model(folder, out)
+    return out
+
+
+def test_a_run(whole):
+    opened = open_model(whole)
+    assert (opened.step, opened.name, opened.template) == (16, "run", HCXJAX)
+    assert opened.params["embed"].shape == (opened.model.vocab_size, opened.model.embed_dim)
+    older = open_model(str(whole), step=8)
+    assert older.step == 8
+    assert not np.array_equal(older.params["embed"], opened.params["embed"])
+
+
+def test_a_folder_and_what_was_imported_of_it_are_the_same_model(folder, imported):
+    one, other = open_model(folder), open_model(imported)
+    assert (one.model, one.step, one.template) == (other.model, 0, SEED)
+    assert other.template is SEED
+    assert one.vocabulary.fingerprint == other.vocabulary.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_params_are_laid_out_over_the_devices_that_are_here(folder, imported):
+    for opened in (open_model(folder), open_model(imported)):
+        assert opened.params["embed"].sharding.mesh.devices.size == jax.device_count()
+
+
+def test_the_architecture_of_the_reasoning_model_means_its_template(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "think")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "hyperclovax", "use_post_norm": False}))
+    assert open_model(copy).template is THINK
+
+
+def test_a_vocabulary_without_the_marks_has_no_template(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "plain")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / name).write_text((copy / name).read_text().replace("<|im_end|>", "<|im_fin|>"))
+    assert open_model(copy).template is None
+
+
+def test_what_is_computed_in(folder):
+    assert TINY.dtype == "bfloat16"
+    assert open_model(folder).model.dtype == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    assert open_model(folder, dtype="bfloat16").model.dtype == "bfloat16"
+
+
+def test_folders_that_are_no_model(folder, imported, tmp_path):
+    with pytest.raises(ValueError, match=r"has no config\.gin, and no config\.json with weights"):
+        open_model(tmp_path)
+    with pytest.raises(ValueError, match="--step is 3"):
+        open_model(folder, step=3)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 3; it has steps \[0\]"):
+        open_model(imported, step=3)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+        open_model(copy)
+
+
+def test_a_damaged_model_is_not_opened(imported, tmp_path):
+    copy = shutil.copytree(imported, tmp_path / "copy")
+    largest = max((copy / "checkpoints").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        open_model(copy)
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    opening.add_model_arguments(parser)
+    opening.add_template_arguments(parser)
+    opening.add_sampling_arguments(parser)
+    return parser.parse_args(["--model", "x", *arguments])
+
+
+def test_the_context_is_the_model_s_unless_less_is_asked_for(folder):
+    opened = open_model(folder)
+    assert opening.context_of(options(), opened) == 64
+    assert opening.context_of(options("--context", "32"), opened) == 32
+    for wrong in ("0", "65"):
+        with pytest.raises(ValueError, match=f"--context is {wrong}; it must be 1 to 64"):
+            opening.context_of(options("--context", wrong), opened)
+
+
+def test_a_template_that_is_named_counts(folder):
+    opened = open_model(folder)
+    assert opening.template_of(options(), opened) is SEED
+    assert opening.template_of(options("--template", "think"), opened) is THINK
+
+
+def test_every_setting_of_sampling_has_its_flag():
+    given = options("--top_k", "3", "--top_p", "0.5", "--min_p", "0.1", "--repetition_penalty", "1.2", "--seed", "7")
+    sampling = opening.sampling_of(given)
+    assert (sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed) == (3, 0.5, 0.1, 7)
+    assert sampling.repetition_penalty == 1.2

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import cast
 
 import h11
 import uvicorn
@@ -14,7 +15,8 @@ from hcxjax.serving.refusals import Refusal
 
 STALL_SECONDS = 30.0
 """A peer that sends no whole head of a request, or takes nothing of an answer, for so long is cut off."""
-_BACKSTOP_SECONDS = 5
+_BACKSTOP_SECONDS = 1.0
+"""For the last words; after them connections are cut, such as of a client that is still sending its request."""
 
 
 class Patient(H11Protocol):
@@ -84,7 +86,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=connections,
-                timeout_graceful_shutdown=round(grace) + _BACKSTOP_SECONDS,
+                timeout_graceful_shutdown=cast(int, grace + _BACKSTOP_SECONDS),  # a wait; fractions are fine
             )
         )
         self._bridge, self._grace = bridge, grace

@@ -38,6 +38,22 @@ def test_an_older_checkpoint_and_a_seed(run, capsys):
     assert one != written(capsys, run, *arguments, "--seed", "2")
 
 
+def test_several_samples_follow_each_other(run, capsys):
+    shown = written(capsys, run, "--prompt", "하나", "--new_tokens", "6", "--samples", "3", "--temperature", "1")
+    texts = [part.split("──\n")[-1].strip("\n") for part in shown.split("\n── ")]
+    assert len(set(texts)) == 3
+    assert all(text.startswith("하나") for text in texts)
+    alone = written(capsys, run, "--prompt", "하나", "--new_tokens", "6", "--temperature", "1")
+    assert alone.strip("\n") == texts[0]
+
+
+def test_a_stop_text_ends_it(run, capsys):
+    arguments = ("--prompt", "토요일에 ", "--new_tokens", "8", "--temperature", "0")
+    text = written(capsys, run, *arguments).removeprefix("토요일에 ").rstrip("\n")
+    cut = written(capsys, run, *arguments, "--stop_text", text[1:3])
+    assert cut == "토요일에 " + text[: text.index(text[1:3])] + "\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

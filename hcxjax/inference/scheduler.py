@@ -3,7 +3,6 @@
 import dataclasses
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from hcxjax.inference.requests import Request
 
@@ -93,8 +92,3 @@ class Scheduler:
         job = self._waiting.pop(number, None)
         waiting = [] if job is None else [(number, sample) for sample in range(job.placed, job.request.samples)]
         return slots, waiting
-
-    def numbers(self) -> Iterator[int]:
-        """Of all requests that wait or run."""
-        yield from self._waiting
-        yield from {placed.number for placed in self.running.values()} - self._waiting.keys()

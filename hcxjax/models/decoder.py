@@ -11,6 +11,7 @@ from hcxjax.kernels.plan import attention_plan
 from hcxjax.mesh import constrain
 from hcxjax.models.attention import KVCache, SelfAttention, Sight
 from hcxjax.models.config import DecoderConfig
+from hcxjax.models.int8 import Int8Weight, rows_of
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
 from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
@@ -114,9 +115,12 @@ class Decoder(nn.Module):
 
     def logits(self, x_BTD: Array) -> Array:
         """Scores over the vocabulary in float32."""
-        table_VD = self.embed if self.config.tie_embeddings else self.head
-        table_VD = constrain(table_VD.astype(self.config.dtype), "vocab", None)
+        weight = self.embed if self.config.tie_embeddings else self.head
+        values_VD = weight.values if isinstance(weight, Int8Weight) else weight
+        table_VD = constrain(values_VD.astype(self.config.dtype), "vocab", None)
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=jnp.float32)
+        if isinstance(weight, Int8Weight):
+            logits_BTV = logits_BTV * weight.scale[:, 0]
         return constrain(logits_BTV, "batch", "length", "vocab") * self.config.logits_multiplier
 
     def _run(
@@ -124,8 +128,8 @@ class Decoder(nn.Module):
     ) -> tuple[Array, KVCache | None]:
         config = self.config
         # Read by gather, a table split over its width would be replicated whole: split it over the vocabulary alone.
-        table_VD = constrain(self.embed, "vocab", None)
-        x_BTD = table_VD[tokens_BT].astype(config.dtype) * config.embedding_multiplier
+        table_VD = jax.tree.map(lambda leaf: constrain(leaf, "vocab", None), self.embed)
+        x_BTD = rows_of(table_VD, tokens_BT, config.dtype) * config.embedding_multiplier
         x_BTD = constrain(x_BTD, "batch", "length", "activation_embed")
         angles = rotary_angles(positions_BT, config)
         (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, sight)

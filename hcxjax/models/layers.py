@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from hcxjax.mesh import constrain
 from hcxjax.models.config import DecoderConfig
+from hcxjax.models.int8 import einsum
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
 
@@ -35,7 +36,7 @@ class Einsum(nn.Module):
         std = math.prod(self.shape[: self.inputs]) ** -0.5
         initialise = nn.with_logical_partitioning(nn.initializers.truncated_normal(std), tuple(self.axes))
         weight = self.param("weight", initialise, tuple(self.shape), jnp.float32, unbox=True)
-        return jnp.einsum(self.equation, x.astype(self.dtype), weight.astype(self.dtype))
+        return einsum(self.equation, x, weight, self.dtype)
 
 
 class RMSNorm(nn.Module):

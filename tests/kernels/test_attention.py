@@ -7,7 +7,7 @@ import pytest
 
 from hcxjax.kernels import xla
 from hcxjax.kernels.attention import attention
-from hcxjax.kernels.plan import AttentionPlan, attention_plan, cache_plan
+from hcxjax.kernels.plan import AttentionPlan, attention_plan
 
 CHUNK = 8
 SCALE = 0.3
@@ -131,23 +131,6 @@ def test_bfloat16_is_as_near_to_float32_as_dense_attention():
         assert x.dtype == jnp.bfloat16
         error, allowed = (np.abs(np.asarray(y, np.float32) - x32).max() for y in (x, x_dense))
         assert error <= 2 * allowed + 1e-3, what
-
-
-@pytest.mark.parametrize("backend", ["xla", "reference"])
-def test_cache_slots_after_the_query_are_not_seen(backend):
-    q, k, v, _ = arrays(3, 2 * CHUNK + 2, 4, 2, 16)
-    positions = np.array([[3, 4], [9, 10], [0, 1]], np.int32)
-    q, plan = q[:, :2], cache_plan(positions, k.shape[1])
-    late = (np.arange(k.shape[1]) > positions[:, 1:])[..., None, None]
-    run = functools.partial(attention, plan=plan, scale=SCALE, backend=backend)
-    clean = run(q, k, v)
-    np.testing.assert_array_equal(run(q, jnp.where(late, 1e30, k), jnp.where(late, -1e30, v)), clean)
-    for row, t in np.ndindex(3, 2):
-        segments = np.ones((1, positions[row, t] + 1), np.int32)
-        keys, values = k[row : row + 1, : segments.size], v[row : row + 1, : segments.size]
-        queries = jnp.broadcast_to(q[row, t], (1, segments.size, *q.shape[2:]))
-        exact = numpy_attention(queries, keys, values, segments)[0, -1]
-        np.testing.assert_allclose(clean[row, t], exact, atol=2e-6)
 
 
 def test_queries_over_a_longer_row_read_all_its_keys():

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hcxjax.checks import whole
 from hcxjax.inference import requests as engine_requests
 from hcxjax.serving import calls, prompts
 from hcxjax.serving.answering import Answering
@@ -47,6 +48,9 @@ class Door:
     body_bytes: int = 2**20
     body_seconds: float = 30.0
     behind: int = 1024
+
+    def __post_init__(self):
+        whole(self, 1, "body_bytes", "behind")
 
 
 def application(served: Served, bridge: Bridge, metrics: Metrics, door: Door) -> Starlette:

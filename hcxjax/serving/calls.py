@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from hcxjax.checks import whole
 from hcxjax.inference.sampling import MOST_SEEDS, Sampling
 from hcxjax.serving.fields import Fields, is_id, shown
 from hcxjax.serving.refusals import invalid, unsupported
@@ -55,6 +56,9 @@ class CallLimits:
     max_tokens: int = 1024
     prompts: int = 16
     samples: int = 8
+
+    def __post_init__(self):
+        whole(self, 1, "max_tokens", "prompts", "samples")
 
 
 @dataclasses.dataclass(frozen=True)

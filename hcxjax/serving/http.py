@@ -1,7 +1,9 @@
 """HTTP around the routes: who may ask, how much is read, how errors look, what is counted."""
 
 import asyncio
+import contextlib
 import hmac
+import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,12 +17,15 @@ from hcxjax.serving.metrics import Metrics
 from hcxjax.serving.refusals import Refusal
 
 _LINGER_SECONDS = 2.0
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+"""This machine, as a Host header names it."""
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
-    return host in _LOOPBACK
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def answer(error: Refusal) -> Response:

@@ -70,14 +70,12 @@ def _stopped(timer: asyncio.TimerHandle | None) -> None:
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT, then lets what is under way end within `grace` seconds."""
+    """Serves sockets (`run`) until SIGTERM or SIGINT, then lets what is under way end within `grace` seconds."""
 
-    def __init__(self, app: ASGIApp, bridge: Bridge, host: str, port: int, *, grace: float, connections: int = 1024):
+    def __init__(self, app: ASGIApp, bridge: Bridge, *, grace: float, connections: int = 1024):
         super().__init__(
             uvicorn.Config(
                 app,
-                host=host,
-                port=port,
                 http=Patient,
                 ws="none",
                 lifespan="off",

@@ -20,7 +20,22 @@ from hcxjax.text.templates import template_for
 from hcxjax.text.vocabulary import Vocabulary
 
 KEY = "sk-loopback"
-WORDS = "일요일 아침에 민준은 장을 보러 갔다. The market was busy; 뷁쀍😀 value = 3\n".split(" ")
+WORDS = "일요일|아침에|민준은|장을|보러|갔다.|The|market|was|busy;|뷁쀍😀|value|=|3\n".split("|")  # noqa: SIM905
+    "일요일",
+    "아침에",
+    "민준은",
+    "장을",
+    "보러",
+    "갔다.",
+    "The",
+    "market",
+    "was",
+    "busy;",
+    "뷁쀍😀",
+    "value",
+    "=",
+    "3\n",
+]
 
 
 def text_for(prompt, seed, sample):
@@ -123,7 +138,7 @@ def running(engine, vocabulary, *, key=KEY, hosts=None, grace=1.0, wait=True, co
     bridge = Bridge(engine, capacity, observe=metrics.observe)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = Server(application(served, bridge, metrics, door), bridge, "127.0.0.1", port, grace=grace,
+    server = Server(application(served, bridge, metrics, door), bridge, grace=grace,
                     connections=connections)  # fmt: skip
     bridge.start()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

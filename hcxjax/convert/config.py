@@ -206,9 +206,10 @@ def _other_arithmetic(config: Mapping[str, Any]) -> list[str]:
     if odd:
         problems.append(f"layer_types has {', '.join(sorted(odd))}; every layer here sees the whole row")
     if config["model_type"] == "llama":
-        names = {*MULTIPLIERS.values(), "attention_multiplier", "use_post_norm"}
-        set_ones = sorted(name for name in names if config.get(name) not in (None, 1, False))
-        problems += [f"{name} is {config[name]!r}, which model_type llama does not have" for name in set_ones]
+        without = dict.fromkeys(MULTIPLIERS.values(), 1.0) | {"use_post_norm": False}
+        others = sorted(name for name, value in without.items() if config.get(name) not in (None, value))
+        others += ["attention_multiplier"] if config.get("attention_multiplier") is not None else []
+        problems += [f"{name} is {config[name]!r}, which model_type llama does not have" for name in others]
     return problems
 
 

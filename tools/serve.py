@@ -104,9 +104,7 @@ def serve(opened: OpenModel, listener: socket.socket, options: argparse.Namespac
 
     key, local = api_key(options.api_key_file), is_loopback(options.host)
     if key is None and not local:
-        print(
-            f"serve: warning: {options.host} is open to others and no API key is asked for: set {KEY}", file=sys.stderr
-        )
+        print(f"serve: warning: {options.host} is open to others without an API key; set {KEY}", file=sys.stderr)
     engine, metrics = engine_for(opened, options), Metrics()
     served = Served(
         options.name or opened.name,

@@ -21,21 +21,6 @@ from hcxjax.text.vocabulary import Vocabulary
 
 KEY = "sk-loopback"
 WORDS = "일요일|아침에|민준은|장을|보러|갔다.|The|market|was|busy;|뷁쀍😀|value|=|3\n".split("|")  # noqa: SIM905
-    "일요일",
-    "아침에",
-    "민준은",
-    "장을",
-    "보러",
-    "갔다.",
-    "The",
-    "market",
-    "was",
-    "busy;",
-    "뷁쀍😀",
-    "value",
-    "=",
-    "3\n",
-]
 
 
 def text_for(prompt, seed, sample):

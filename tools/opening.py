@@ -164,9 +164,7 @@ def add_model_arguments(arguments: argparse.ArgumentParser, slots: bool = True) 
         f"{_LONGEST})",
     )
     if slots:
-        arguments.add_argument(
-            "--slots", type=int, default=8, help="texts written at once; it changes no text (default: %(default)s)"
-        )
+        arguments.add_argument("--slots", type=int, default=8, help="texts written at once (default: %(default)s)")
 
 
 def add_template_arguments(arguments: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from hcxjax.inference.requests import Delta
@@ -16,6 +16,7 @@ class Metrics:
 
     def __init__(self):
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)  # memory, open files; on Linux
         self.requests = Counter(
             "hcxjax_requests", "HTTP requests that were answered", ("route", "status"), registry=self._registry
         )

@@ -225,11 +225,10 @@ class Bridge:
                     self._look()
         except Exception:
             _log.exception("the engine failed; nothing more is served")
-            self.state = "failed"
+            self.state, self.waiting, self.active_slots = "failed", 0, 0
             for call in {call for call, _ in self._calls.values()}:
                 self._tell(call, call.fail, failed())
             self._calls.clear()
-            self.waiting, self.active_slots = 0, 0
             while order := self._inbox.get():
                 order()
 

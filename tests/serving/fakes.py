@@ -30,13 +30,15 @@ def text_for(prompt, seed, sample):
 
 
 class FakeEngine:
-    """The engine's API. `round_seconds` is what a round takes, `fails` makes the next round raise."""
+    """The engine's API. `round_seconds` is what a round takes, `gate` holds it up, `fails` makes the next one raise."""
 
     def __init__(self, vocabulary, *, slots=4, queue=100, steps=3, context=256):
         self.vocabulary, self.slots, self.queue, self.steps, self.context = vocabulary, slots, queue, steps, context
         self.ids = vocabulary.size
         self.round_seconds, self.fails, self.warm = 0.0, False, threading.Event()
         self.warm.set()
+        self.gate, self.inside = threading.Event(), threading.Event()
+        self.gate.set()
         self.requests = []
         self._jobs, self._cancelled, self._next = [], set(), 0
 
@@ -64,6 +66,8 @@ class FakeEngine:
         self._cancelled.add(number)
 
     def advance(self):
+        self.inside.set()
+        self.gate.wait()
         time.sleep(self.round_seconds)
         if self.fails:
             raise RuntimeError("the device is on fire")

@@ -130,6 +130,7 @@ def test_logprobs(client, house, given):
 @pytest.mark.parametrize("seed", range(4))
 def test_streams_cut_no_character_and_add_up(client, house, seed):
     arguments = {"model": MODEL, "prompt": f"한글 {seed}", "max_tokens": 150, "seed": seed}
+    house.engine.round_seconds = 0.002
     whole = client.completions.create(**arguments)
     parts = list(client.completions.create(**arguments, stream=True, stream_options={"include_usage": True}))
     *parts, last = parts

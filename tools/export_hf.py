@@ -101,7 +101,7 @@ def open_source(folder: Path, step: int | None) -> Source:
     _, state = read(folder / CHECKPOINTS, template, step)
     state = state["source"]["phase_0"] if experiment.phases else state["source"]
     vocabulary = experiment.source.vocabulary(int(state["tokenizer"]))
-    return Source(objective.model, leaves, {}, _writer(vocabulary, experiment.source.corpus.tokenizer.path))
+    return Source(objective.model, leaves, {}, tokenizer_writer(vocabulary, experiment.source.corpus.tokenizer.path))
 
 
 def _copier(folder: Path, raw: Mapping) -> Callable[[Path], TokenIds]:
@@ -118,7 +118,7 @@ def _copier(folder: Path, raw: Mapping) -> Callable[[Path], TokenIds]:
     return write
 
 
-def _writer(vocabulary: Vocabulary, original: str | None) -> Callable[[Path], TokenIds]:
+def tokenizer_writer(vocabulary: Vocabulary, original: str | None) -> Callable[[Path], TokenIds]:
     """Writes a run's tokenizer; what lay beside the tokenizer.json that it was given goes along."""
 
     def write(out: Path) -> TokenIds:

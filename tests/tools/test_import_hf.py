@@ -70,10 +70,8 @@ def test_its_weights_are_a_checkpoint(source, imported):
 
 
 def test_its_gin_file_is_the_model(imported, tmp_path):
-    starts = tmp_path / "starts.gin"
-    starts.write_text(f"include '{imported / 'model.gin'}'\nRUN_DIR = 'unused'\nExperiment.run_dir = %INIT_FROM\n")
-    experiment, _ = configure([str(TINY), str(starts)], [])
-    assert experiment.run_dir == str(imported)
+    experiment, _ = configure([str(TINY), str(imported / "model.gin")], [f"RUN_DIR={tmp_path}"])
+    assert experiment.init_from == str(imported)
     described = {name: getattr(experiment.objective.model, name) for name in SHAPE.__dataclass_fields__}
     left_to_the_run = ("dtype", "attention", "remat", "scan_unroll", "init_std")
     for name, value in described.items():

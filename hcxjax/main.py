@@ -110,9 +110,11 @@ _PARTS: tuple[type, ...] = (
 
 _MAY_CHANGE = re.compile(
     r"(RUN_DIR|DATA_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar|Local|Beam)\."
-    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$|Corpus\.engine$"
+    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$|Corpus\.engine$|Tokenizer\.path$"
 )
-"""Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt."""
+"""Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt.
+
+A tokenizer that has moved is compared with the checkpoint's by its contents."""
 
 
 class Job(Protocol):

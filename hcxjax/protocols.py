@@ -73,6 +73,14 @@ class Source(Protocol):
         """
         ...
 
+    def begin_from(self, folder: str) -> None:
+        """The run's first parameters are those of the run or the model in `folder`; called after `start`.
+
+        Raises:
+          ValueError: they were trained on tokens of another vocabulary.
+        """
+        ...
+
     def next(self, params: Params, step: int) -> Batch:
         """The batch of update `step` (from 0) as global arrays."""
         ...

@@ -22,6 +22,7 @@ from hcxjax.phases import Phase, Phases
 from hcxjax.protocols import Array, Evaluator, Maximum, Mean, Objective, Params, PyTree, Source
 from hcxjax.tracking import Clock, Trace, Tracker
 from hcxjax.update import Recipe, TrainState, abstract_state, initial_state, update
+from hcxjax.warm_start import WarmStart
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,10 @@ class Experiment:
       evaluators, trackers: measured and told along the way.
       phases: what later parts of the run train on instead; none keeps everything as it is to the end.
       profile: (first, last) update to trace for TensorBoard's profiler, into `profile/`; None traces nothing.
+      init_from: where the first parameters come from: the RUN_DIR of another run (its newest checkpoint, or
+        FOLDER@STEP) or the folder of an imported model; or such a folder for each prefix of paths in the parameters.
+        None: they are drawn. Read once, where the run has no checkpoint of its own.
+      fresh: prefixes of paths in the parameters that are drawn nevertheless; every other leaf must be there.
     """
 
     run_dir: str
@@ -86,6 +91,8 @@ class Experiment:
     trackers: tuple[Tracker, ...] = ()
     phases: tuple[Phase, ...] = ()
     profile: tuple[int, int] | None = None
+    init_from: str | Mapping[str, str] | None = None
+    fresh: tuple[str, ...] = ()
 
     def __post_init__(self):
         whole(self, 1, "steps", "save_every", "accumulate")
@@ -96,13 +103,23 @@ class Experiment:
             raise ValueError(
                 f"Experiment.profile is {self.profile}; it must be (first, last) update, 1 <= first <= last"
             )
-        _ = self.timeline
+        if self.init_from is None and self.fresh:
+            raise ValueError(
+                f"Experiment.fresh is {self.fresh}, but all parameters start anew, because Experiment.init_from "
+                "(INIT_FROM) is None"
+            )
+        _ = self.timeline, self.warm_start
 
     @property
     def timeline(self) -> Phases:
         """The run's phases; its own fields are the first."""
         first = Phase(0.0, self.objective, self.source, self.evaluators, self.accumulate)
         return Phases((first, *self.phases), self.steps)
+
+    @property
+    def warm_start(self) -> WarmStart | None:
+        """Where the first parameters come from; None draws them."""
+        return None if self.init_from is None else WarmStart.parse(self.init_from, self.fresh)
 
     def recipe(self, phase: Phase) -> Recipe:
         """The static part of an update."""
@@ -228,11 +245,22 @@ def restore_or_init(experiment: Experiment, folder: CheckpointFolder) -> tuple[T
     template = {"state": abstract, "source": _host_arrays(phases.get_state()), "progress": Progress().tree()}
     restored = folder.restore_latest(template)
     if restored is None:
-        return initial_state(recipe, abstract), Progress(), 0
+        return _first_state(experiment, recipe, abstract), Progress(), 0
     step, tree = restored
     phases.set_state(jax.tree.map(_host_value, tree["source"]), step)
     _log.info("going on from step %d", step)
     return tree["state"], Progress.of(tree["progress"]), step
+
+
+def _first_state(experiment: Experiment, recipe: Recipe, abstract: TrainState) -> TrainState:
+    """The state before the first update."""
+    warm_start = experiment.warm_start
+    if warm_start is None:
+        return initial_state(recipe, abstract)
+    for folder in warm_start.folders:
+        for phase in experiment.timeline.phases:
+            phase.source.begin_from(folder)
+    return initial_state(recipe, abstract, lambda: warm_start.read(abstract.params))
 
 
 def checkpoint_tree(experiment: Experiment, state: TrainState, progress: Progress) -> PyTree:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -139,14 +140,35 @@ def abstract_state(recipe: Recipe, layout: Layout) -> TrainState:
     )
 
 
-def initial_state(recipe: Recipe, abstract: TrainState) -> TrainState:
-    """A new state, each device making its own part."""
+def initial_state(
+    recipe: Recipe, abstract: TrainState, given: Callable[[], Mapping[str, Array]] | None = None
+) -> TrainState:
+    """A new state, each device making its own part.
+
+    Args:
+      given: reads leaves of the parameters, by path, that are not made anew. Their memory becomes the state's, and what
+        they would have been at random is never computed.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda: unbox(_new_state(recipe)), out_shardings=shardings)()
+
+    def new(known: Mapping[str, Array]) -> TrainState:
+        boxed = recipe.objective.init(jax.random.key(recipe.seed))
+        if not known:
+            return unbox(_state_of(recipe, boxed))
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: known.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), unbox(boxed)
+        )
+        return _state_of(recipe, params)
+
+    return jax.jit(new, out_shardings=shardings, donate_argnums=0)(dict(given()) if given else {})
 
 
 def _new_state(recipe: Recipe) -> TrainState:
     """Parameters and optimizer state boxed with their logical axes."""
-    params = recipe.objective.init(jax.random.key(recipe.seed))
+    return _state_of(recipe, recipe.objective.init(jax.random.key(recipe.seed)))
+
+
+def _state_of(recipe: Recipe, params: Params) -> TrainState:
+    """The state before the first update of `params`."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(params, recipe.optimizer.transformation().init(params), SpikeStatistics.empty(), zero, zero, zero)

@@ -15,7 +15,7 @@ FLOORS = (
     {"kernels", "mesh", "text", "world", "phases"},
     {"models"},
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},
-    {"data", "evaluation", "serving", "planning", "update"},
+    {"data", "evaluation", "serving", "planning", "update", "warm_start"},
     {"train"},
     {"main", "pipeline"},
 )
@@ -231,7 +231,18 @@ def test_floors_let_through_what_they_should():
     assert floor_complaints("tools/generate.py", "from hcxjax.main import configure") == []
 
 
-TRAINER_MAY = {"protocols", "shapes", "checks", "mesh", "optim", "checkpoint", "tracking", "update", "phases"}
+TRAINER_MAY = {
+    "protocols",
+    "shapes",
+    "checks",
+    "mesh",
+    "optim",
+    "checkpoint",
+    "tracking",
+    "update",
+    "phases",
+    "warm_start",
+}
 
 
 def trainer_imports(text):

@@ -48,6 +48,9 @@ class Numbers:
     def start(self, layout, params):
         self.layout, self.position = layout, 0
 
+    def begin_from(self, folder):
+        self.begun_from = folder
+
     def next(self, params, step):
         self.asked.append(step)
         self.position = step + 1

@@ -2,8 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import os
-import shutil
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -13,13 +11,12 @@ from hcxjax.checks import whole
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.epochs import Epochs
 from hcxjax.data.hashing import fingerprint
+from hcxjax.data.kept_tokenizer import check_same, keep, kept
 from hcxjax.data.mixing import Balance, deal, shares
 from hcxjax.data.packing import Infilling, RowBuilder
-from hcxjax.data.publishing import publish
-from hcxjax.data.tokenizer import CARD_FILE, MODEL_FILE
 from hcxjax.mesh import Layout
 from hcxjax.protocols import Batch, Params, PyTree, Source
-from hcxjax.text.vocabulary import Vocabulary
+from hcxjax.text.vocabulary import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, Vocabulary
 
 
 @dataclasses.dataclass
@@ -68,7 +65,9 @@ class PackedTokens:
         rates = None if isinstance(self.rates, Balance) else self.rates
         self._shares: list[Fraction] = list(shares(rates, self.corpus.names).values())
         vocabulary = self.corpus.vocabulary()
-        self._keep_copy(vocabulary)
+        self._check_sentinels(vocabulary)
+        if self.run_dir is not None:
+            keep(vocabulary, self.run_dir)
         stores = self.corpus.stores("train")
         if isinstance(self.rates, Balance):
             rates = self.rates.rates({name: store.manifest["tokens"] for name, store in stores.items()})
@@ -88,6 +87,14 @@ class PackedTokens:
         self._step = 0
         self._ahead: tuple[int, concurrent.futures.Future[Batch]] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="packed-tokens")
+
+    def _check_sentinels(self, vocabulary: Vocabulary) -> None:
+        missing = [name for name in (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX) if name not in vocabulary.specials]
+        if self.infilling.rate > 0 and missing:
+            raise ValueError(
+                f"Infilling.rate (INFILL_RATE) is {self.infilling.rate}, but {vocabulary.path} has no special "
+                f"{', '.join(missing)}; set INFILL_RATE to 0, or take another tokenizer"
+            )
 
     def _packing_fingerprint(self) -> int:
         rates = [(share.numerator, share.denominator) for share in self._shares]
@@ -149,19 +156,6 @@ class PackedTokens:
             raise ValueError(f"the checkpoint's data is not this run's: what differs is {'; '.join(changed)}")
         self._step = int(state["position"])
 
-    def _keep_copy(self, vocabulary: Vocabulary) -> None:
-        if self.run_dir is None:
-            return
-
-        def copy(folder: str) -> None:
-            shutil.copy(vocabulary.path, os.path.join(folder, MODEL_FILE))
-            card = os.path.join(os.path.dirname(vocabulary.path), CARD_FILE)
-            if os.path.exists(card):
-                shutil.copy(card, folder)
-
-        publish(os.path.join(self.run_dir, "tokenizer"), copy)
-        self.vocabulary(fingerprint(vocabulary.fingerprint))
-
     def vocabulary(self, known: int) -> Vocabulary:
         """The vocabulary that the run's checkpoint was trained with, read from `run_dir`.
 
@@ -170,10 +164,11 @@ class PackedTokens:
         Raises:
           ValueError: it is not there, or is another one.
         """
-        vocabulary = Vocabulary(os.path.join(self.run_dir or self.corpus.directory, "tokenizer", MODEL_FILE))
-        if fingerprint(vocabulary.fingerprint) != known:
-            raise ValueError(f"the run was trained with another tokenizer than {vocabulary.path}; put its own back")
-        return vocabulary
+        return kept(self.run_dir or self.corpus.directory, known)
+
+    def begin_from(self, folder: str) -> None:
+        """ValueError where the weights in `folder` were trained with another tokenizer."""
+        check_same(self.corpus.vocabulary(), folder)
 
     def close(self) -> None:
         """Ends the thread that builds ahead."""

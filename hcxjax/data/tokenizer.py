@@ -1,6 +1,7 @@
 """Which vocabulary is used: one that ships, any model file, or one trained on the corpus on first use."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,6 +19,8 @@ from hcxjax.text.vocabulary import NORMALIZES, SPECIALS, Vocabulary, reserved
 from hcxjax.text.words import runs
 
 MODEL_FILE, CARD_FILE = "tokenizer.model", "tokenizer.json"
+COPIED_FROM = "copied_from"
+"""Beside a copy of a tokenizer that was named: the path that it had."""
 _log = logging.getLogger(__name__)
 
 
@@ -76,13 +79,23 @@ class Tokenizer:
         if self.path is None:
             publish(directory, lambda folder: self.train(folder, texts()))
             self._check_card(directory)
-        vocabulary = Vocabulary(shipped(self.path) if self.path else os.path.join(directory, MODEL_FILE))
+        vocabulary = Vocabulary(self._model_file(directory))
         if vocabulary.size > self.size:
             raise ValueError(
                 f"{vocabulary.path!r} has {vocabulary.size} entries, but Tokenizer.size (VOCAB_SIZE) is {self.size}; "
                 f"set it to {vocabulary.size} or more"
             )
         return vocabulary
+
+    def _model_file(self, directory: str) -> str:
+        """Where the vocabulary is: where the file that `path` names is gone, the run's own copy of it."""
+        copy = os.path.join(directory, MODEL_FILE)
+        named = shipped(self.path) if self.path else copy
+        if os.path.isfile(named):
+            return named
+        with contextlib.suppress(OSError), open(os.path.join(directory, COPIED_FROM), encoding="utf-8") as file:
+            return copy if file.read() == named else named
+        return named
 
     def check(self) -> None:
         """ValueError unless the settings make sense."""

@@ -77,7 +77,10 @@ class Vocabulary:
             raise ValueError(f"{self.path!r} has no special {name}; it has {', '.join(self.specials) or 'none'}")
         return self.specials[name]
 
-    pad = property(lambda self: self.special(PAD), doc="Id of padding.")
+    pad = property(
+        lambda self: self.specials.get(PAD, 0),
+        doc="Id of padding; 0 where the vocabulary has none, because padding is never a target and never seen.",
+    )
     end_of_text = property(lambda self: self.special(END_OF_TEXT), doc="Id that stands before and after a document.")
     fim_prefix = property(lambda self: self.special(FIM_PREFIX), doc="Id of the sentinel before the first third.")
     fim_middle = property(lambda self: self.special(FIM_MIDDLE), doc="Id of the sentinel before what is filled in.")

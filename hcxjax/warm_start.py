@@ -1,0 +1,216 @@
+"""First parameters from checkpoints of other runs and of imported models.
+
+Every leaf comes from somewhere or is named among those that start anew: a random layer that nobody noticed trains too,
+only worse.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from hcxjax.checkpoint import CheckpointError, CheckpointFolder, KeepPolicy, read
+from hcxjax.protocols import Array, Params
+
+_log = logging.getLogger(__name__)
+
+_STORED = "state/params/"
+_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where parameters come from.
+
+    Attributes:
+      folder: a run's RUN_DIR, or a model folder that tools/import_hf.py wrote.
+      step: which of its checkpoints; None is the newest.
+    """
+
+    folder: str
+    step: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Origin":
+        """`FOLDER` or `FOLDER@STEP`; a folder whose own name ends in @ and a number is taken as it is."""
+        found = re.fullmatch(r"(.+)@(\d+)", text)
+        if found is None or Path(text).is_dir():
+            return cls(text)
+        return cls(found[1], int(found[2]))
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder's checkpoints."""
+        return Path(self.folder) / "checkpoints"
+
+    def stored(self) -> tuple[int, dict[str, jax.ShapeDtypeStruct]]:
+        """(step, {path: shape and dtype}) of the parameters there.
+
+        Raises:
+          ValueError: no such checkpoint.
+          CheckpointError: its index is damaged.
+        """
+        steps: list[int] = []
+        if self.checkpoints.is_dir():
+            there = CheckpointFolder(self.checkpoints, KeepPolicy(), read_only=True)
+            steps = there.steps()
+        if not steps or self.step not in (None, *steps):
+            raise ValueError(
+                f"{self.folder} has no checkpoint{'' if self.step is None else f' of step {self.step}'} to start from; "
+                f"it has steps {steps}. Experiment.init_from (INIT_FROM) names the RUN_DIR of a run, or the folder of "
+                "an imported model"
+            )
+        step = steps[-1] if self.step is None else self.step
+        try:
+            stored = by_path(there.stored(step))
+        except Exception as error:  # of whatever kind a damaged index brings forth
+            raise CheckpointError(f"checkpoint {step} of {self.folder} cannot be read: {error}") from error
+        return step, {name.removeprefix(_STORED): leaf for name, leaf in stored.items() if name.startswith(_STORED)}
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Which leaves of the parameters come from where.
+
+    Attributes:
+      origins: prefix of paths in this run's parameters → where they come from; '' is all of them, and of several
+        prefixes the longest counts. What follows the prefix is the leaf's path there.
+      fresh: prefixes of the paths of leaves that start anew.
+    """
+
+    origins: Mapping[str, Origin]
+    fresh: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, init_from: str | Mapping[str, str], fresh: Collection[str] = ()) -> "WarmStart":
+        """From the fields of an `Experiment`.
+
+        Raises:
+          ValueError: they are no names.
+        """
+        named = {"": init_from} if isinstance(init_from, str) else init_from
+        if not isinstance(named, Mapping) or not named or not all(isinstance(t, str) and t for t in named.values()):
+            raise ValueError(
+                f"Experiment.init_from is {init_from!r}; it must name a folder (INIT_FROM), or a folder for each "
+                "prefix of paths in the parameters. A model.gin that names one comes after the run: --gin_file=RUN "
+                "--gin_file=FOLDER/model.gin"
+            )
+        return cls({prefix.strip("/"): Origin.parse(text) for prefix, text in named.items()}, _prefixes(fresh))
+
+    @property
+    def folders(self) -> list[str]:
+        """Every folder that is read."""
+        return list(dict.fromkeys(origin.folder for origin in self.origins.values()))
+
+    def read(self, params: Params) -> dict[str, Array]:
+        """{path: leaf} of all that does not start anew.
+
+        Args:
+          params: shapes, dtypes and shardings of this run's parameters; the leaves are read onto these.
+        Raises:
+          ValueError: a leaf is missing, has another shape or dtype, or is one too many; or a prefix names none.
+          CheckpointError: a checkpoint is damaged.
+        """
+        wanted = by_path(params)
+        self._check_prefixes(wanted)
+        anew = {name for name in wanted if any(_covers(prefix, name) for prefix in self.fresh)}
+        found, problems = {prefix: origin.stored() for prefix, origin in self.origins.items()}, []
+        for prefix, (step, stored) in found.items():
+            place = f"checkpoint {step} of {self.origins[prefix].folder}"
+            problems += self._problems(prefix, wanted, anew, stored, place)
+        problems += [f"{name} comes from nowhere" for name in wanted if name not in anew and self._of(name) is None]
+        if problems:
+            more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            raise ValueError(
+                f"the run cannot start from the weights that Experiment.init_from (INIT_FROM) names: "
+                f"{'; '.join(problems[:_SHOWN])}{more}. Give the run the sizes of those weights (VOCAB_SIZE, "
+                "DecoderConfig.*; an imported model's are in its model.gin), or name the leaves that start anew in "
+                "Experiment.fresh"
+            )
+        leaves: dict[str, Array] = {}
+        for prefix, (step, _) in found.items():
+            names = {name: _below(prefix, name) for name in wanted if name not in anew and self._of(name) == prefix}
+            template = _nested({theirs: wanted[ours] for ours, theirs in names.items()})
+            _, tree = read(self.origins[prefix].checkpoints, {"state": {"params": template}}, step)
+            leaves |= {ours: _at(tree["state"]["params"], theirs) for ours, theirs in names.items()}
+            _log.info("%d parameters start from step %d of %s", len(names), step, self.origins[prefix].folder)
+        if anew:
+            _log.info("these start anew: %s", ", ".join(sorted(anew)))
+        return leaves
+
+    def _of(self, name: str) -> str | None:
+        """The prefix that a leaf goes by."""
+        covering = [prefix for prefix in self.origins if _covers(prefix, name)]
+        return max(covering, key=len, default=None)
+
+    def _check_prefixes(self, wanted: Collection[str]) -> None:
+        for field, prefixes in (("init_from", self.origins), ("fresh", self.fresh)):
+            for prefix in prefixes:
+                if not any(_covers(prefix, name) for name in wanted):
+                    tops = ", ".join(sorted({name.split("/")[0] for name in wanted}))
+                    raise ValueError(f"Experiment.{field} names {prefix!r}, but the parameters are {tops}")
+
+    def _problems(
+        self,
+        prefix: str,
+        wanted: Mapping[str, jax.ShapeDtypeStruct],
+        anew: Collection[str],
+        there: Mapping[str, jax.ShapeDtypeStruct],
+        place: str,
+    ) -> Iterator[str]:
+        """What keeps the leaves below `prefix` from coming from `there`."""
+        under = {_below(prefix, name): name for name in wanted if _covers(prefix, name)}
+        for theirs, ours in under.items():
+            if ours in anew or self._of(ours) != prefix:
+                continue
+            here, other = wanted[ours], there.get(theirs)
+            if other is None:
+                yield f"{ours} is missing in {place}"
+            elif tuple(other.shape) != tuple(here.shape):
+                yield f"{ours} has shape {tuple(other.shape)} in {place}, {tuple(here.shape)} here"
+            elif other.dtype != here.dtype:
+                yield f"{ours} is {other.dtype} in {place}, {here.dtype} here"
+        yield from (f"{name} of {place} is not in this run's model" for name in sorted(there.keys() - under.keys()))
+
+
+def by_path(tree: Params) -> dict[str, Any]:
+    """Leaves by their paths, whose steps are joined by '/'."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _prefixes(fresh: Collection[str]) -> tuple[str, ...]:
+    if isinstance(fresh, str) or not all(isinstance(prefix, str) and prefix for prefix in fresh):
+        raise ValueError(f"Experiment.fresh is {fresh!r}; it must be a tuple of prefixes of paths, such as ('head',)")
+    return tuple(prefix.strip("/") for prefix in fresh)
+
+
+def _covers(prefix: str, name: str) -> bool:
+    return not prefix or name == prefix or name.startswith(prefix + "/")
+
+
+def _below(prefix: str, name: str) -> str:
+    return name[len(prefix) :].lstrip("/")
+
+
+def _nested(flat: Mapping[str, object]) -> dict:
+    tree: dict = {}
+    for name, leaf in flat.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
+
+
+def _at(tree: Mapping, name: str) -> Array:
+    node = tree
+    for step in name.split("/"):
+        node = node[step]
+    assert isinstance(node, jax.Array)
+    return node

@@ -19,8 +19,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.load_clients import Answer, Clients, Exchange, Outcome, Target, Wrong, cases
+from tools.load_clients import Answer, Case, Clients, Exchange, Outcome, Target, Wrong, cases
 
+_CASES = 30
 _MIX = {
     "plain": 30,
     "stream": 30,
@@ -99,9 +100,8 @@ def _percentiles(values: Sequence[float]) -> list[str]:
             (0.5, 0.95, 0.99)]  # fmt: skip
 
 
-async def attack(target: Target, count: int, seconds: float, seed: int, chat: bool) -> Report:
-    """Asks everything alone, then with `count` clients at once."""
-    every = cases(target.model, 30, seed, chat)
+async def attack(target: Target, every: Sequence[Case], count: int, seconds: float, seed: int = 0) -> Report:
+    """Asks for every case alone, then with `count` clients at once."""
     known: dict[int, Answer] = {}
     clients = Clients(target, known, every, random.Random(seed))
     for _ in range(2):  # the second time prompts are known to the server already
@@ -179,7 +179,8 @@ def main(argv: list[str] | None = None) -> int:
     key = Path(file).read_text().strip() if file else os.environ.get("HCXJAX_API_KEY")
     target = Target(options.host, options.port, options.model, key, options.limit, options.slow)
     try:
-        report = asyncio.run(attack(target, options.clients, options.seconds, options.seed, not options.no_chat))
+        every = cases(options.model, _CASES, options.seed, chat=not options.no_chat)
+        report = asyncio.run(attack(target, every, options.clients, options.seconds, options.seed))
     except (Wrong, OSError) as error:
         print(f"load_test: {error}", file=sys.stderr)
         return 1

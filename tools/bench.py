@@ -3,9 +3,12 @@
 python -m tools.bench train                       our update against transformers' Llama in PyTorch, fp32
 python -m tools.bench train --size 8m --rounds 5 --json bench.json
 python -m tools.bench data                        the reader of packed rows against what the model takes in
+python -m tools.bench generate                    the engine against transformers' generate, requests of all lengths
+python -m tools.bench int8 --model runs/quickstart --text held_out.jsonl        what int8 costs in quality
 
-`train` needs the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each side runs in a
-process of its own, turn by turn: memory is its own, and a noisy minute hits both. The median of the rounds counts.
+`train` and `generate` need the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each side
+runs in a process of its own, turn by turn: memory is its own, and a noisy minute hits both. The median of the rounds
+counts.
 """
 
 import argparse
@@ -21,6 +24,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tools.bench_engine import add_generate, add_int8
 
 SIZES = {
     "quickstart": [],
@@ -58,14 +63,21 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--length", type=int, nargs="+", default=[256, 4096, 32768], help="(default: %(default)s)")
     data.add_argument("--seconds", type=float, default=5.0, help="of reading at each length (default: %(default)s)")
     data.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
+    train.set_defaults(run=bench_train)
+    data.set_defaults(run=bench_data)
+    add_generate(commands)
+    add_int8(commands)
     return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a table; with --side (its own child) one JSON object."""
+    """Runs what the command line names."""
     options = parser().parse_args(argv)
-    if options.command == "data":
-        return bench_data(options)
+    return options.run(options)
+
+
+def bench_train(options: argparse.Namespace) -> int:
+    """Prints a table; with --side (its own child) one JSON object."""
     if options.side:
         ours = options.side == "hcxjax"
         numbers = measure_ours(options.size[0], options.steps) if ours else measure_torch(options.shape, options.steps)

@@ -62,7 +62,7 @@ class WorldProbes:
     def evaluate(self, params: Params, step: int) -> dict[str, float]:
         """`eval/world/KIND/choice` and `eval/world/KIND/exact`, shares of `count`."""
         scores = [self._scorer(params, rows) for rows in self._batches]
-        logprob_BT, _, top_BT = (np.concatenate(parts) for parts in zip(*scores, strict=True))
+        logprob_BT, _, top_BT, _ = (np.concatenate(parts) for parts in zip(*scores, strict=True))
         right: dict[str, list[tuple[bool, bool]]] = {kind: [] for kind in self.kinds}
         at = 0
         for probe, answer in zip(self._probes, self._answers, strict=True):

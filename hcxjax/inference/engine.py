@@ -126,6 +126,12 @@ class Engine:
         """Slots in use."""
         return len(self._scheduler.running)
 
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory of a token's keys and values."""
+        cache = self._slots.cache
+        return sum(leaf.nbytes for leaf in cache if leaf is not None) // (self.settings.slots * cache.capacity)
+
     def warm_up(self, scoring: bool = False) -> None:
         """Compiles everything; no later call compiles again.
 

@@ -98,7 +98,7 @@ class Prefill:
         before = first - first % self._chunk
         self.read(params, ids[:before], budget=len(ids))
         self._prompt = None
-        found: list[tuple[np.ndarray, np.ndarray]] = []
+        found: list[list[np.ndarray]] = []
         self._done = before
         while self._done < len(ids) - 1:
             tokens_BT, end = self._part(ids[:-1])
@@ -108,7 +108,8 @@ class Prefill:
                 self._model, params, self._row, tokens_BT, targets_BT, np.int32(self._done)
             )
             here = slice(max(0, first - self._done), end - self._done)
-            found.append((np.asarray(scored.logprob_BT)[0, here], np.asarray(scored.top_BT)[0, here]))
+            columns_BT = (scored.logprob_BT, scored.top_BT, scored.likeliest_BT)
+            found.append([np.asarray(column_BT)[0, here] for column_BT in columns_BT])
             self.read_tokens += end - self._done
             self._done = end
         return Scores(*(np.concatenate(column) for column in zip(*found, strict=True)))

@@ -86,7 +86,8 @@ class Continuation:
 
 
 class Scores(NamedTuple):
-    """Of a given continuation: log p of each token in nats, and whether it is the most likely there."""
+    """Of a given continuation: log p of each token in nats, whether it is the likeliest there, and which that is."""
 
     logprobs: np.ndarray
     top: np.ndarray
+    likeliest: np.ndarray

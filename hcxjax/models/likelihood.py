@@ -17,11 +17,13 @@ class TokenScores(NamedTuple):
       logprob_BT: log p(target), in nats.
       normaliser_BT: log Σ exp(logits), which z-loss keeps near 0.
       top_BT: True where no token scores higher than the target (greedy decoding would choose it).
+      likeliest_BT: the token that scores highest.
     """
 
     logprob_BT: Array
     normaliser_BT: Array
     top_BT: Array
+    likeliest_BT: Array
 
 
 @shaped
@@ -29,7 +31,8 @@ def scores_under(logits_BTV: Array, targets_BT: Array) -> TokenScores:
     """Scores of `targets_BT` under these logits."""
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
     normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    return TokenScores(target_BT - normaliser_BT, normaliser_BT, target_BT >= jnp.max(logits_BTV, axis=-1))
+    top_BT = target_BT >= jnp.max(logits_BTV, axis=-1)
+    return TokenScores(target_BT - normaliser_BT, normaliser_BT, top_BT, jnp.argmax(logits_BTV, axis=-1))
 
 
 @shaped

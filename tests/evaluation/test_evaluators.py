@@ -45,7 +45,8 @@ class Oracle:
 
     def scores(self, params, batch):
         logprob_BT = params[batch["targets_BT"]]
-        return TokenScores(logprob_BT, jnp.zeros_like(logprob_BT), logprob_BT >= jnp.max(params))
+        top_BT = logprob_BT >= jnp.max(params)
+        return TokenScores(logprob_BT, jnp.zeros_like(logprob_BT), top_BT, jnp.zeros_like(logprob_BT, jnp.int32))
 
 
 def test_bits_per_byte_are_bits_over_bytes():

@@ -274,7 +274,9 @@ def test_scores_of_given_continuations_are_the_trainer_s(model, params, engine):
         logprobs_TV = jax.nn.log_softmax(full_logits(model, params, [*prompt, *continuation]))[len(prompt) - 1 : -1]
         expected = np.asarray(logprobs_TV)[np.arange(len(continuation)), continuation]
         np.testing.assert_allclose(scores.logprobs, expected, atol=2e-5)
-        np.testing.assert_array_equal(scores.top, np.asarray(logprobs_TV).argmax(-1) == np.array(continuation))
+        likeliest_T = np.asarray(logprobs_TV).argmax(-1)
+        np.testing.assert_array_equal(scores.likeliest, likeliest_T)
+        np.testing.assert_array_equal(scores.top, likeliest_T == np.array(continuation))
 
 
 def test_scoring_shares_beginnings_and_disturbs_no_reading(model, params):

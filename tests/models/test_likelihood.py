@@ -45,6 +45,7 @@ def test_scores_equal_numpy(case):
     np.testing.assert_allclose(found.normaliser_BT, normaliser_BT, atol=1e-5)
     np.testing.assert_allclose(found.logprob_BT, target_BT - normaliser_BT, atol=1e-5)
     np.testing.assert_array_equal(found.top_BT, logits_BTV.argmax(-1) == targets_BT)
+    np.testing.assert_array_equal(found.likeliest_BT, logits_BTV.argmax(-1))
     best = scores(config, x_BTD, logits_BTV.argmax(-1), params, None)
     assert np.all(best.top_BT)
     assert not np.all(found.top_BT)

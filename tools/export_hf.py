@@ -207,6 +207,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, CheckpointError) as error:
         print(f"export_hf: {error}", file=sys.stderr)
         return 1
+    if config.embed_dim % config.num_heads:
+        print(
+            f"export_hf: transformers will not read it: it asks that hidden_size ({config.embed_dim}) be a multiple of "
+            f"num_attention_heads ({config.num_heads})",
+            file=sys.stderr,
+        )
     print(f"{options.out}: {config.parameters:,} parameters")
     return 0
 

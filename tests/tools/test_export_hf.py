@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from hcxjax.convert.config import decoder_config, read_config
+from hcxjax.convert.config import read_config
 from hcxjax.convert.model import load
 from hcxjax.convert.safetensors_folder import SafetensorsFolder
 from hcxjax.mesh import Layout
@@ -56,7 +56,7 @@ def test_an_import_comes_out_bit_by_bit(tmp_path, dtype, tied):
         assert (tmp_path / "one-out" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
-def test_dtypes_of_single_tensors_are_kept(tmp_path):
+def test_dtypes_of_single_tensors_are_kept(tmp_path, capsys):
     from safetensors.numpy import save_file
 
     write_checkpoint(tmp_path / "source", SHAPE)
@@ -66,7 +66,8 @@ def test_dtypes_of_single_tensors_are_kept(tmp_path):
     import_hf.import_model(tmp_path / "source", tmp_path / "in")
     export_hf.export_model(tmp_path / "in", tmp_path / "out")
     assert tensors(tmp_path / "out") == tensors(tmp_path / "source")
-    export_hf.export_model(tmp_path / "in", tmp_path / "half", dtype="float16")
+    assert export_hf.main([str(tmp_path / "in"), str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    assert capsys.readouterr().err == ""
     assert {dtype for dtype, _, _ in tensors(tmp_path / "half").values()} == {"F16"}
     assert read_config(tmp_path / "half")["dtype"] == "float16"
 
@@ -222,5 +223,9 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     assert exporting(tmp_path, "") < 200
 
 
-def test_the_config_of_an_export_is_read_here(exported, whole):
-    assert decoder_config(read_config(exported)).vocab_size == 512
+def test_a_width_that_transformers_refuses_is_told(tmp_path, capsys):
+    write_checkpoint(tmp_path / "source", dataclasses.replace(SHAPE, num_heads=5, num_kv_heads=1))
+    import_hf.import_model(tmp_path / "source", tmp_path / "in")
+    assert export_hf.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert "hidden_size (24) be a multiple of num_attention_heads (5)" in capsys.readouterr().err
+    assert tensors(tmp_path / "out") == tensors(tmp_path / "source")

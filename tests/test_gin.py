@@ -14,6 +14,7 @@ GOLDEN = ROOT / "tests" / "golden" / "runs"
 RUNS = sorted(path.stem for path in (ROOT / "gin" / "runs").glob("*.gin"))
 MODELS = sorted(path.stem for path in (ROOT / "gin" / "models").glob("*.gin"))
 HOLES = {
+    "continue_seed": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
     "folders": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
     "pretrain_125m": ["CODE=files:src"],
     "pretrain_1b": ["CODE=files:src"],
@@ -22,8 +23,15 @@ HOLES = {
 """What a user has to fill in."""
 
 
+IMPORTED = ["INIT_FROM=models/seed_0.5b", "Tokenizer.path=models/seed_0.5b/tokenizer/tokenizer.json"]
+"""What an imported model's model.gin says beside its sizes, which are those of gin/models/seed_0.5b.gin."""
+
+
 def resolve(run: str):
-    return configure([f"gin/runs/{run}.gin"], HOLES.get(run, []))
+    files, holes = [f"gin/runs/{run}.gin"], HOLES.get(run, [])
+    if run.endswith("_seed"):
+        return configure([*files, "gin/models/seed_0.5b.gin"], [*holes, *IMPORTED])
+    return configure(files, holes)
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -55,7 +63,8 @@ def test_a_run_file_opens_with_its_command_and_only_composes(run):
     text = (ROOT / "gin" / "runs" / f"{run}.gin").read_text()
     assert text.startswith("# python -m hcxjax.main ")
     assert len(text.splitlines()) <= 30
-    assert text.count("include ") in (4, 2)  # stage, model, task and mesh; or another run and a stage
+    # Stage, model, task and mesh; an imported model brings its own file; or another run and a stage.
+    assert text.count("include ") == {"seed": 3, "long": 2}.get(run.rpartition("_")[2], 4)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -140,6 +140,7 @@ def test_a_run_dir_of_another_run_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     claim_with("STEPS=5000", "SAVE_EVERY=5", "EVAL_EVERY=7")
     claim_with("Layout.fsdp=2", "ACCUMULATE=2")
+    claim_with("Tokenizer.path=moved/tokenizer.model")  # its contents are compared when the run goes on
     with pytest.raises(ValueError, match=r"(?s)AdamW.b1: 0.9 there, 0.8 now.*SEED: 0 there, 1 now"):
         claim_with("SEED=1", "AdamW.b1=0.8")
 

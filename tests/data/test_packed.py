@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from hcxjax.data.corpus import Corpus
 from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
+from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.mesh import Layout
+from tools.random_checkpoint import byte_tokenizer
 
 LENGTH, BATCH = 128, 8
 
@@ -179,3 +182,24 @@ def test_impossible_settings_are_named(started, changes, message):
 
 def test_the_constructor_touches_no_file():
     PackedTokens(Corpus({}, None, "/nowhere"), LENGTH, BATCH).close()
+
+
+def test_infilling_needs_its_sentinels(corpus, tmp_path):
+    """SEED has them, and no padding; a vocabulary with neither trains without infilling."""
+    pytest.importorskip("tokenizers")
+    tokenizer, _ = byte_tokenizer(264)
+    for entry in tokenizer["added_tokens"]:
+        entry["special"] = "fim" not in entry["content"]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer))
+    few = dataclasses.replace(corpus, tokenizer=Tokenizer(264, str(path)), directory=str(tmp_path), max_documents=20)
+    with pytest.raises(ValueError, match=r"no special <\|fim_prefix\|>, .*; set INFILL_RATE to 0"):
+        PackedTokens(few, LENGTH, BATCH).start(Layout(), None)
+    source = PackedTokens(few, LENGTH, BATCH, infilling=Infilling(rate=0.0))
+    source.start(Layout(), None)
+    rows = source.rows(0, 200)
+    source.close()
+    padding_BT = rows["segment_ids_BT"] == 0
+    assert padding_BT.any()
+    assert not rows["tokens_BT"][padding_BT].any()
+    assert not rows["weights_BT"][padding_BT].any()

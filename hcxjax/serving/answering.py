@@ -57,6 +57,7 @@ class Answering:
                 for arrival in arrivals:
                     pieces[self._index(arrival)].add(arrival.delta)
         except Refusal as error:
+            self._metrics.cancelled.labels(error.code or "error").inc()
             await answer(error)(scope, _silent, send)
             return
         await JSONResponse(responses.whole(self._form, pieces, self._usage))(scope, _silent, send)

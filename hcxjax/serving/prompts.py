@@ -63,8 +63,7 @@ def chat_requests(served: Served, call: Chat) -> list[Request]:
     template = served.template
     if template is None:
         raise invalid("this model has no chat template; use /v1/completions", "messages", "no_chat_template")
-    for message in call.messages:
-        _refuse_long(served, message.content, "messages")
+    _refuse_long(served, sum(len(message.content) for message in call.messages), "messages")
     try:
         prompt = template.tokens(call.messages, served.vocabulary, think=False)
     except ValueError as error:
@@ -93,18 +92,18 @@ def _prompt(served: Served, prompt: str | tuple[int, ...], suffix: str | None) -
 
 
 def _encoded(served: Served, text: str, param: str) -> list[int]:
-    _refuse_long(served, text, param)
+    _refuse_long(served, len(text), param)
     try:
         return served.vocabulary.encode(text)
     except ValueError as error:
         raise invalid(f"{param}: {error}", param) from None
 
 
-def _refuse_long(served: Served, text: str, param: str) -> None:
+def _refuse_long(served: Served, characters: int, param: str) -> None:
     """Refuses what cannot fit whatever its tokens are, before time is spent on them."""
     most = served.context * int(served.vocabulary.byte_lengths.max(initial=1))
-    if len(text) > most:
-        message = f"{param} has {len(text)} characters; the context of {served.context} tokens holds {most} at most"
+    if characters > most:
+        message = f"{param} has {characters} characters; the context of {served.context} tokens holds {most} at most"
         raise invalid(message, param, "context_length_exceeded")
 
 

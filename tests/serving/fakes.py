@@ -112,6 +112,7 @@ class Running(NamedTuple):
     bridge: Bridge
     served: Served
     server: Server
+    metrics: Metrics
 
 
 @contextlib.contextmanager
@@ -134,7 +135,7 @@ def running(engine, vocabulary, *, key=KEY, hosts=None, grace=1.0, wait=True, co
     thread.start()
     try:
         until(lambda: server.started and (not wait or bridge.state == "ready"))
-        yield Running(f"http://127.0.0.1:{port}/v1", port, engine, bridge, served, server)
+        yield Running(f"http://127.0.0.1:{port}/v1", port, engine, bridge, served, server, metrics)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -265,6 +265,14 @@ def test_completions_that_cannot_be(client, arguments, message, param):
     assert raised.value.param == param
 
 
+def test_a_conversation_that_cannot_fit_is_refused_before_it_is_tokenised(client, house, monkeypatch):
+    monkeypatch.setattr(type(house.served.vocabulary), "encode", lambda *_: 1 / 0)
+    most = house.engine.context * int(house.served.vocabulary.byte_lengths.max())
+    turn = [{"role": "user", "content": "가" * (most // 2)}, {"role": "assistant", "content": "나"}]
+    with pytest.raises(openai.BadRequestError, match="tokens holds"):
+        client.chat.completions.create(model=MODEL, messages=[*turn, *turn, turn[0]])
+
+
 def test_another_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model="gpt-4", messages=SAID)

@@ -69,7 +69,19 @@ def test_within_an_object_the_whole_path_is_named():
 
 
 def test_null_is_as_good_as_absent():
-    fields = ("max_tokens", "n", "seed", "stop", "stream_options", "logit_bias", "logprobs", "suffix", "tools", "top_k")
+    fields = (
+        "max_tokens",
+        "n",
+        "seed",
+        "stop",
+        "stream_options",
+        "logit_bias",
+        "logprobs",
+        "suffix",
+        "tools",
+        "top_k",
+        "x",
+    )
     assert completion({"model": "m", "prompt": "a", **dict.fromkeys(fields)}, LIMITS) == completion(
         {"model": "m", "prompt": "a"}, LIMITS
     )

@@ -283,6 +283,7 @@ def test_shutting_down_ends_what_does_not(vocabulary):
         house.server.should_exit = True
         assert '"code":"shutting_down"' in tail(streams)
         assert waits.answer()[1]["error"]["code"] == "shutting_down"
+        assert b'hcxjax_cancelled_total{reason="shutting_down"} 2.0' in house.metrics.exposed()
         until(lambda: house.engine.idle)
 
 

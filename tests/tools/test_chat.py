@@ -100,6 +100,14 @@ def test_a_file_that_cannot_be_written_ends_nothing(talk, tmp_path):
     assert shown.endswith("나\n")
 
 
+def test_a_token_to_stop_at_is_not_shown(vocabulary):
+    engine = Scripted(vocabulary, ["abcd"])
+    conversation = Chat(engine, SEED, Sampling(), 50, stop_ids=tuple(vocabulary.encode("c")))
+    conversation.ask("?")
+    assert "".join(text for _, text in conversation.answer(lambda: False)) == "ab"
+    assert conversation.turns[-1] == Message("assistant", "ab")
+
+
 THOUGHT = f"비가 오니까<|im_end|>\n<|im_start|>assistant\n우산이요{END}"
 
 

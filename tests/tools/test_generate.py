@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 from hcxjax.data.tokenizer import Tokenizer
+from hcxjax.inference.engine import Engine
+from hcxjax.inference.requests import Delta, Request
 from tools import generate
 
 
@@ -45,6 +47,30 @@ def test_several_samples_follow_each_other(run, capsys):
     assert all(text.startswith("하나") for text in texts)
     alone = written(capsys, run, "--prompt", "하나", "--new_tokens", "6", "--temperature", "1")
     assert alone.strip("\n") == texts[0]
+
+
+def test_samples_keep_their_order_whichever_ends_first(run, capsys, monkeypatch):
+    class Uneven(Engine):
+        """The second sample ends before the first."""
+
+        rounds = iter([[(0, "가", None), (1, "라", "stop")], [(0, "나", None)], [(0, "다", "length")]])
+        asked: Request
+        idle = False
+
+        def submit(self, request):
+            type(self).asked = request
+            return 0
+
+        def advance(self):
+            deltas = [Delta(0, sample, (5,), (0.0,), text, finish) for sample, text, finish in next(self.rounds)]
+            self.idle = deltas[0].finish is not None
+            return deltas
+
+    monkeypatch.setattr(generate, "Engine", Uneven)
+    arguments = ("--prompt", "하나 ", "--suffix", "!", "--samples", "2", "--stop", "5", "--stop", "7", "--seed", "3")
+    assert written(capsys, run, *arguments) == "하나 가나다!\n\n── 2 of 2 ──\n하나 라!\n"
+    assert Uneven.asked.stop_ids == (generate.opening.open_model(run).vocabulary.end_of_text, 5, 7)
+    assert (Uneven.asked.samples, Uneven.asked.sampling.seed) == (2, 3)
 
 
 def test_a_stop_text_ends_it(run, capsys):

@@ -79,6 +79,14 @@ def test_a_line_has_its_text_whatever_else_is_written(work):
     assert all(other[index]["texts"] != many[index]["texts"] for index in many)
 
 
+def test_every_line_and_sample_has_draws_of_its_own(work, monkeypatch):
+    submit, streams = Engine.submit, []
+    monkeypatch.setattr(Engine, "submit", lambda engine, given: streams.append(given.stream) or submit(engine, given))
+    _, records, _ = work([{"prompt": "a", "temperature": 1.0}] * 3, "--samples", "2")
+    assert streams == [0, 2, 4]
+    assert len({text for record in records.values() for text in record["texts"]}) == 6
+
+
 USELESS = [
     (b"{", "line 1: "),
     (b"[1]", "is no object"),

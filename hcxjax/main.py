@@ -25,7 +25,9 @@ from hcxjax.data.cleaning.personal import PersonalData
 from hcxjax.data.cleaning.quality import Length, Lines, StopWords, Symbols, Words
 from hcxjax.data.cleaning.repetition import Repetition
 from hcxjax.data.cleaning.wordlists import Boilerplate, Classified, Wordlist
+from hcxjax.data.conversations import Conversations, HeldOutConversations
 from hcxjax.data.corpus import Corpus
+from hcxjax.data.dialogues import Dialogues
 from hcxjax.data.engine import Local
 from hcxjax.data.held_out import HeldOut
 from hcxjax.data.mixing import Balance
@@ -33,6 +35,7 @@ from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
 from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.data.tokenizer_job import TrainTokenizer
+from hcxjax.evaluation.answer_loss import AnswerLoss
 from hcxjax.evaluation.bits_per_byte import BitsPerByte
 from hcxjax.evaluation.probes import WorldProbes
 from hcxjax.evaluation.samples import Prompt, Samples
@@ -61,17 +64,21 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 _PARTS: tuple[type, ...] = (
     AdamW,
+    AnswerLoss,
     Balance,
     Beam,
     BenchmarkOverlap,
     BitsPerByte,
     Boilerplate,
     Classified,
+    Conversations,
     Corpus,
     Cosine,
     DecoderConfig,
+    Dialogues,
     Experiment,
     HeldOut,
+    HeldOutConversations,
     Infilling,
     JsonLines,
     KeepPolicy,

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from hcxjax.data.packed import PackedTokens
 from hcxjax.main import bindings_of, configure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,6 +17,7 @@ MODELS = sorted(path.stem for path in (ROOT / "gin" / "models").glob("*.gin"))
 HOLES = {
     "continue_seed": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
     "folders": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
+    "sft_seed": ["CONVERSATIONS=jsonl:chat.jsonl"],
     "pretrain_125m": ["CODE=files:src"],
     "pretrain_1b": ["CODE=files:src"],
     "pretrain_1b_long": ["CODE=files:src"],
@@ -55,7 +57,9 @@ def test_a_run_s_parameters_have_the_shapes_of_its_model(run):
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count == experiment.objective.model.parameters
     assert experiment.source.length <= experiment.objective.model.max_length
-    assert sorted(experiment.objective.sources) == experiment.source.corpus.names
+    source = experiment.source
+    data = source.corpus if isinstance(source, PackedTokens) else source.dialogues
+    assert sorted(experiment.objective.sources) == data.names
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -1,6 +1,5 @@
 """Batches of packed rows: a function of the seed and the step, whatever the mesh or the number of hosts."""
 
-import concurrent.futures
 import dataclasses
 from collections.abc import Mapping
 from fractions import Fraction
@@ -8,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from hcxjax.checks import whole
+from hcxjax.data.ahead import Ahead
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.epochs import Epochs
 from hcxjax.data.hashing import fingerprint
@@ -85,8 +85,7 @@ class PackedTokens:
         }
         self._layout = layout
         self._step = 0
-        self._ahead: tuple[int, concurrent.futures.Future[Batch]] | None = None
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="packed-tokens")
+        self._ahead = Ahead(self._build)
 
     def _check_sentinels(self, vocabulary: Vocabulary) -> None:
         missing = [name for name in (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX) if name not in vocabulary.specials]
@@ -127,8 +126,7 @@ class PackedTokens:
 
     def next(self, params: Params, step: int) -> Batch:
         """The batch of `step`; the one after it is built meanwhile."""
-        batch = self._ahead[1].result() if self._ahead and self._ahead[0] == step else self._build(step)
-        self._ahead = (step + 1, self._thread.submit(self._build, step + 1))
+        batch = self._ahead(step)
         self._step = step + 1
         return batch
 
@@ -172,5 +170,5 @@ class PackedTokens:
 
     def close(self) -> None:
         """Ends the thread that builds ahead."""
-        if hasattr(self, "_thread"):
-            self._thread.shutdown(wait=True, cancel_futures=True)
+        if hasattr(self, "_ahead"):
+            self._ahead.close()

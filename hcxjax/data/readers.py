@@ -79,7 +79,7 @@ def read_jsonl(path: str, field: str, max_document_bytes: int, skips: Skips) -> 
       field: key of the text.
       max_document_bytes: longer texts are skipped; a line is never held in memory beyond twice that.
     """
-    for number, line in _lines(path, 2 * max_document_bytes + 1024, skips):
+    for number, line in json_lines(path, 2 * max_document_bytes + 1024, skips):
         place = f"{path}:{number}"
         text = _parse(line, field, skips, place)
         if text is None:
@@ -105,7 +105,7 @@ def _parse(line: bytes, field: str, skips: Skips, place: str) -> Any:
     return record[field]
 
 
-def _lines(path: str, limit: int, skips: Skips) -> Iterator[tuple[int, bytes]]:
+def json_lines(path: str, limit: int, skips: Skips) -> Iterator[tuple[int, bytes]]:
     """(number, line) of each line that is not blank; a line over `limit` bytes is counted and passed over in parts."""
     number = 0
     try:
@@ -150,7 +150,7 @@ def read_parquet(path: str, field: str, max_document_bytes: int, skips: Skips) -
     try:
         file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        return skips.add(_parquet_reason(path, error), path)
+        return skips.add(parquet_reason(path, error), path)
     with file:
         if not file.metadata.num_rows:
             return skips.add("empty file", path)
@@ -166,11 +166,12 @@ def read_parquet(path: str, field: str, max_document_bytes: int, skips: Skips) -
                     number += 1
             except (pyarrow.ArrowException, OSError) as error:
                 missing = first + file.metadata.row_group(group).num_rows - number
-                skips.add(_parquet_reason(path, error), f"{path}:{number}", missing)
+                skips.add(parquet_reason(path, error), f"{path}:{number}", missing)
             first += file.metadata.row_group(group).num_rows
 
 
-def _parquet_reason(path: str, error: Exception) -> str:
+def parquet_reason(path: str, error: Exception) -> str:
+    """Why a Parquet file, or a part of it, cannot be read."""
     if isinstance(error, OSError) and error.errno:
         return f"unreadable: {os.strerror(error.errno)}"
     return "empty file" if not os.path.getsize(path) else "truncated or corrupted Parquet"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hcxjax.world import code, english, korean
+from hcxjax.world.dialogues import converse
 from hcxjax.world.dice import Dice
 from hcxjax.world.document import write
 from hcxjax.world.facts import Fact, Scene, sample_scene
@@ -15,8 +16,9 @@ from hcxjax.world.names import SPLITS
 from hcxjax.world.probes import PROBES, Probe, pose_probes
 
 LANGUAGES = ("ko", "en", "code")
+SPOKEN = LANGUAGES[:2]
 
-__all__ = ["LANGUAGES", "PROBES", "SPLITS", "Fact", "Probe", "Scene", "World"]
+__all__ = ["LANGUAGES", "PROBES", "SPLITS", "SPOKEN", "Fact", "Probe", "Scene", "World"]
 
 
 def _require(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -53,6 +55,12 @@ class World:
     def documents(self, language: str, split: str = "train", start: int = 0, count: int = 1) -> Iterator[str]:
         """Documents `start` to `start + count - 1`."""
         return (self.document(language, index, split) for index in range(start, start + count))
+
+    def dialogue(self, language: str, index: int, split: str = "train") -> list[str]:
+        """Requests and answers about scene `index` in turn. Raises ValueError as `document`, and for code."""
+        _require("language", language, SPOKEN)
+        dice = Dice(self.seed, split, language, "dialogue", index)
+        return converse(korean if language == "ko" else english, dice, self.scene(index, split))
 
     def probes(self, kind: str, count: int, split: str = "validation") -> list[Probe]:
         """The first `count` probes of a kind: always the same ones, and a longer list begins with the shorter."""

@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from hcxjax.checkpoint import read
-from hcxjax.data.packed import PackedTokens
 from hcxjax.inference.sampling import Sampling
 from hcxjax.main import configure
 from hcxjax.mesh import Layout, unbox
@@ -66,20 +67,33 @@ def open_model(path: str | Path, step: int | None = None, dtype: str | None = No
     folder = Path(path)
     layout = Layout()
     if (folder / "config.gin").is_file():
-        model, params, vocabulary, step = _open_run(folder, layout, step)
+        found = _open_run(folder, layout, step)
     elif (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
-        model, params, vocabulary, step = _open_imported(folder, layout, step)
+        found = _open_imported(folder, layout, step)
     elif (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-        model, params, vocabulary, step = _open_hugging_face(folder, layout, step)
+        found = _open_hugging_face(folder, layout, step)
     else:
         raise ValueError(f"{folder} has no config.gin, and no config.json with weights beside it: {_KINDS}")
+    model, params, vocabulary, step, template = found
     if dtype is None and jax.default_backend() == "cpu":
         dtype = "float32"
     model = dataclasses.replace(model, dtype=dtype or model.dtype)
-    return OpenModel(model, params, vocabulary, layout, _template(folder, vocabulary), folder.resolve().name, step)
+    return OpenModel(
+        model, params, vocabulary, layout, template or template_for(vocabulary), folder.resolve().name, step
+    )
 
 
-_Opened = tuple[DecoderConfig, Params, Vocabulary, int]
+_Opened = tuple[DecoderConfig, Params, Vocabulary, int, Template | None]
+"""What is in a folder, and the template that it names or its architecture means; None where its specials tell."""
+
+
+@runtime_checkable
+class _KnowsVocabulary(Protocol):
+    """A source of token batches, be they of documents or of conversations."""
+
+    def vocabulary(self, known: int) -> Vocabulary:
+        """The one that the run was trained with."""
+        ...
 
 
 def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
@@ -87,7 +101,8 @@ def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
     experiment, _ = configure([str(config)], [f"RUN_DIR={run}"])
     if not isinstance(experiment, Experiment) or not isinstance(experiment.objective, LanguageModel):
         raise ValueError(f"{config} does not train a language model")
-    assert isinstance(experiment.source, PackedTokens)
+    if not isinstance(experiment.source, _KnowsVocabulary):
+        raise ValueError(f"{config}: its source, {type(experiment.source).__name__}, keeps no vocabulary")
     phases = experiment.timeline
     abstract = abstract_state(experiment.recipe(phases.at(0)), layout)
     tokenizer = {"tokenizer": np.asarray(0)}
@@ -97,7 +112,9 @@ def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
     objective = phases.at(step).objective
     assert isinstance(objective, LanguageModel)
     vocabulary = experiment.source.vocabulary(int(state["tokenizer"]))
-    return objective.model, tree["state"]["params"], vocabulary, step
+    # A run over conversations may name the form in which it has learnt them.
+    named = getattr(getattr(experiment.source, "dialogues", None), "template", None)
+    return objective.model, tree["state"]["params"], vocabulary, step, template_named(named) if named else None
 
 
 def _open_imported(folder: Path, layout: Layout, step: int | None) -> _Opened:
@@ -112,16 +129,19 @@ def _open_imported(folder: Path, layout: Layout, step: int | None) -> _Opened:
         layout.param_shardings(boxed),
     )
     step, tree = read(folder / "checkpoints", {"state": {"params": abstract}}, step)
-    return model, tree["state"]["params"], _vocabulary(folder / "tokenizer"), step
+    vocabulary = _vocabulary(folder / "tokenizer")
+    return model, tree["state"]["params"], vocabulary, step, _template(read_config(folder), vocabulary)
 
 
 def _open_hugging_face(folder: Path, layout: Layout, step: int | None) -> _Opened:
+    from hcxjax.convert.config import read_config
     from hcxjax.convert.model import load
 
     if step is not None:
         raise ValueError(f"--step is {step}; {folder} has no checkpoints to choose from, leave it out")
     model, params = load(folder, layout)
-    return model, params, _vocabulary(folder), 0
+    vocabulary = _vocabulary(folder)
+    return model, params, vocabulary, 0, _template(read_config(folder), vocabulary)
 
 
 def _vocabulary(folder: Path) -> Vocabulary:
@@ -131,14 +151,10 @@ def _vocabulary(folder: Path) -> Vocabulary:
     raise ValueError(f"{folder} has no tokenizer.json and no tokenizer.model; copy the model's own there")
 
 
-def _template(folder: Path, vocabulary: Vocabulary) -> Template | None:
-    found = template_for(vocabulary)
-    if found is SEED and (folder / "config.json").is_file():
-        from hcxjax.convert.config import read_config
-
-        # The reasoning model has the same specials as the others, but another architecture.
-        return THINK if read_config(folder).get("model_type") == "hyperclovax" else SEED
-    return found
+def _template(config: Mapping[str, Any], vocabulary: Vocabulary) -> Template | None:
+    # The reasoning model has the same specials as the others, but another architecture.
+    reasons = config.get("model_type") == "hyperclovax" and template_for(vocabulary) is SEED
+    return THINK if reasons else None
 
 
 def add_model_arguments(arguments: argparse.ArgumentParser, slots: bool = True) -> None:

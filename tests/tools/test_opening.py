@@ -1,14 +1,17 @@
 """What the tools open: runs, imported models, Hugging Face folders."""
 
 import argparse
+import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from hcxjax.checkpoint import CheckpointError
+from hcxjax.main import configure
 from hcxjax.models.config import DecoderConfig
 from hcxjax.text.templates import HCXJAX, SEED, THINK
 from tools import opening
@@ -64,6 +67,26 @@ def test_the_architecture_of_the_reasoning_model_means_its_template(folder, tmp_
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "hyperclovax", "use_post_norm": False}))
     assert open_model(copy).template is THINK
+
+
+def test_a_run_over_conversations_may_name_its_template(whole, monkeypatch):
+    def named(files, bindings):
+        experiment, text = configure(files, bindings)
+        experiment.source.dialogues = types.SimpleNamespace(template="think")
+        return experiment, text
+
+    monkeypatch.setattr(opening, "configure", named)
+    assert open_model(whole).template is THINK
+
+
+def test_a_source_without_a_vocabulary_is_refused(whole, monkeypatch):
+    def stripped(files, bindings):
+        experiment, text = configure(files, bindings)
+        return dataclasses.replace(experiment, source=object()), text
+
+    monkeypatch.setattr(opening, "configure", stripped)
+    with pytest.raises(ValueError, match="its source, object, keeps no vocabulary"):
+        open_model(whole)
 
 
 def test_a_vocabulary_without_the_marks_has_no_template(folder, tmp_path):

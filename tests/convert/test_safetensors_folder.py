@@ -5,6 +5,7 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from hcxjax.convert.safetensors_folder import INDEX, SafetensorsFolder, Tensor, listing, write_tensors
@@ -100,6 +101,8 @@ def test_the_library_reads_what_is_written(tmp_path):
     np.testing.assert_array_equal(read["a"], A)
     np.testing.assert_array_equal(read["한"], (A + 1).astype(ml_dtypes.bfloat16))
     np.testing.assert_array_equal(read["c"], A[0].astype(np.float16))
+    with safe_open(tmp_path / "model.safetensors", framework="np") as opened:
+        assert opened.metadata() == {"format": "pt"}  # some releases of transformers refuse a file without it
     assert sum(told) == sum(one.nbytes for one in tensors) == 48 + 24 + 8
 
 

@@ -128,6 +128,7 @@ def test_what_is_written_beside_it(pair, tmp_path):
         "<|endofturn|>",
         "<|pad|>",
     )
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # none that depends on the type of model
     assert settings["chat_template"] == (tmp_path / "chat_template.jinja").read_text() == HCXJAX.jinja()
     write_generation(tmp_path, tokens)
     assert json.loads((tmp_path / "generation_config.json").read_text()) == tokens

@@ -43,10 +43,10 @@ class Answering:
         work = self._send_stream if self._stream else self._send_whole
         try:
             stayed = await unless_gone(receive, lambda: work(scope, receive, send))
-            if not stayed:
-                # A reader that was cut off because it did not read is no client that went away.
-                why = self._call.error and self._call.error.code
-                self._metrics.cancelled.labels(why or "client_gone").inc()
+            # A reader that was cut off because it did not read is no client that went away.
+            why = self._call.error.code if self._call.error else None if stayed else "client_gone"
+            if why is not None:
+                self._metrics.cancelled.labels(why).inc()
         finally:
             self._bridge.cancel(self._call)
 
@@ -57,7 +57,6 @@ class Answering:
                 for arrival in arrivals:
                     pieces[self._index(arrival)].add(arrival.delta)
         except Refusal as error:
-            self._metrics.cancelled.labels(error.code or "error").inc()
             await answer(error)(scope, _silent, send)
             return
         await JSONResponse(responses.whole(self._form, pieces, self._usage))(scope, _silent, send)
@@ -73,7 +72,6 @@ class Answering:
         try:
             await self._send_chunks(put)
         except Refusal as error:
-            self._metrics.cancelled.labels(error.code or "error").inc()
             await put(responses.event(error.body))
         await put(responses.DONE)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

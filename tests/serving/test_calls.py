@@ -61,6 +61,10 @@ def test_fields_that_cannot_be(field, value):
     assert refused(completion, prompt="a", **{field: value}) == field
 
 
+def test_stop_strings_that_are_no_unicode_never_reach_the_engine():
+    assert refused(completion, prompt="a", stop="a\ud800") == "stop"
+
+
 def test_within_an_object_the_whole_path_is_named():
     assert refused(completion, prompt="a", stream=True, stream_options={"x": 1}) == "stream_options.x"
     assert refused(completion, prompt="a", stream=True, stream_options={"include_usage": 1}) == (

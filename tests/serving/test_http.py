@@ -142,7 +142,7 @@ def test_a_reader_that_does_not_read_is_cut_off_and_others_are_not(vocabulary, m
         until(lambda: freed(house) and engine.requests, 5.0)
         assert len(house.server.server_state.connections) == 1  # it has lost its slots, and is not yet cut off
         assert asked(house.port, SHORT)[0] == 200
-        until(lambda: "reader_too_slow" in fetched(house.port, "/metrics")[1], 5.0)
+        until(lambda: 'cancelled_total{reason="reader_too_slow"} 1.0' in fetched(house.port, "/metrics")[1], 5.0)
         until(lambda: not house.server.server_state.connections, 5.0)
         assert b"[DONE]" not in slow.rest()
 
@@ -283,7 +283,7 @@ def test_shutting_down_ends_what_does_not(vocabulary):
         house.server.should_exit = True
         assert '"code":"shutting_down"' in tail(streams)
         assert waits.answer()[1]["error"]["code"] == "shutting_down"
-        assert b'hcxjax_cancelled_total{reason="shutting_down"} 2.0' in house.metrics.exposed()
+        until(lambda: b'hcxjax_cancelled_total{reason="shutting_down"} 2.0' in house.metrics.exposed())
         until(lambda: house.engine.idle)
 
 

@@ -107,9 +107,13 @@ class Engine:
         self._slots = steps.free_slots(model, settings.slots, capacity, settings.cache_dtype, settings.listed)
         new_row = functools.partial(steps.empty_row, model, capacity, settings.cache_dtype)
         self._prefixes = Prefixes(settings.chunk, settings.prefix_tokens)
-        self._prefill = Prefill(model, new_row, settings.chunk, self._prefixes)
-        # A row of its own: a prompt that is half read is not disturbed.
-        self._scoring = Prefill(model, new_row, settings.chunk, self._prefixes)
+        self._new_prefill = functools.partial(Prefill, model, new_row, settings.chunk, self._prefixes)
+        self._prefill = self._new_prefill()
+
+    @functools.cached_property
+    def _scoring(self) -> Prefill:
+        """A row of its own: a prompt that is half read is not disturbed."""
+        return self._new_prefill()
 
     @property
     def idle(self) -> bool:
@@ -173,7 +177,6 @@ class Engine:
             raise ValueError("the parameters to swap in have other leaves, shapes or dtypes than the engine's")
         self.params = params
         self._prefill.forget()
-        self._scoring.forget()
         self._prefixes.clear()
 
     def advance(self) -> list[Delta]:
@@ -183,7 +186,13 @@ class Engine:
         return deltas + (self._decode() if self._scheduler.running else [])
 
     def complete(self, requests: Sequence[Request]) -> list[list[Continuation]]:
-        """All samples of every request, in the order given; waits for all of them."""
+        """All samples of every request, in the order given; waits for all of them.
+
+        Raises:
+          ValueError: a request that cannot be, or the engine has other work: its results would be lost.
+        """
+        if not self.idle:
+            raise ValueError("complete needs an engine that is idle; use submit and advance beside other requests")
         for request in requests:
             self._check(request)
         found = [[Continuation() for _ in range(request.samples)] for request in requests]
@@ -196,8 +205,7 @@ class Engine:
                 places[self.submit(request)] = place
                 left -= 1
             for delta in self.advance():
-                if delta.request in places:
-                    found[places[delta.request]][delta.sample].add(delta)
+                found[places[delta.request]][delta.sample].add(delta)
         return found
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scores]:

@@ -5,6 +5,7 @@ compiled once (reading a prompt: once for each part length).
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,9 @@ from hcxjax.models.decoder import Decoder, apply
 from hcxjax.models.likelihood import TokenScores, scores_under, token_logprobs
 from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
+
+COPIED = 128
+"""Places that an insert copies at a time."""
 
 NO_TOKEN = -1
 """Fills up lists of token ids; no token equals it."""
@@ -154,15 +158,21 @@ def put(row: KVCache, part: KVCache, start: Array) -> KVCache:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def insert(slots: Slots, row: KVCache, start: Start, slot: Array) -> Slots:
-    """`slots` with a prefilled row in place `slot`, ready to step."""
+    """`slots` with a prefilled row in place `slot`, ready to step; the row's cache is copied as far as it was read."""
+    size = math.gcd(COPIED, row.capacity)
+    parts = (start.position_B[0] + size - 1) // size
 
-    def into_cache(leaf: Array, new: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(leaf, new, slot, axis=1)
+    def copied(number: Array, cache: KVCache) -> KVCache:
+        def into(leaf: Array, new: Array) -> Array:
+            part = jax.lax.dynamic_slice_in_dim(new, number * size, size, axis=3)
+            return jax.lax.dynamic_update_slice(leaf, part, (0, slot, 0, number * size, 0)[: leaf.ndim])
+
+        return jax.tree.map(into, cache, row)
 
     def into(leaf: Array, new: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(leaf, new, slot, axis=0)
 
-    cache = jax.tree.map(into_cache, slots.cache, row)
+    cache = jax.lax.fori_loop(0, parts, copied, slots.cache)
     return _laid_out(Slots(cache, *jax.tree.map(into, tuple(slots[1:]), tuple(start))))
 
 

@@ -380,6 +380,10 @@ def test_the_queue_has_an_end(model, params):
     engine.submit(Request([2]))
     with pytest.raises(QueueFull, match="2 requests wait"):
         engine.submit(Request([3]))
+    with pytest.raises(ValueError, match="complete needs an engine that is idle"):
+        engine.complete([Request([1])])
+    while not engine.idle:
+        engine.advance()
     assert len(engine.complete([])) == 0
     assert [len(samples) for samples in engine.complete([Request([1], 2)] * 7)] == [1] * 7
 

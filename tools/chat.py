@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hcxjax.checkpoint import CheckpointError
-from hcxjax.inference.engine import Engine, EngineSettings
+from hcxjax.inference.engine import Engine
 from hcxjax.inference.requests import Request
 from hcxjax.inference.sampling import Sampling
 from hcxjax.text.templates import ANSWER, THINK_ROLE, AnswerStream, Message, Template
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
         sampling = opening.sampling_of(options)
         opened = opening.open_named(options)
         template = opening.template_of(options, opened)
-        settings = EngineSettings(slots=1, context=opening.context_of(options, opened))
+        settings = opening.settings_of(options, opened, slots=1)
         with opened.layout.active():
             engine = Engine(opened.model, opened.params, opened.vocabulary, settings)
             chat = Chat(engine, template, sampling, options.new_tokens, tuple(options.stop), options.think != "off")

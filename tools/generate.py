@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hcxjax.checkpoint import CheckpointError
 from hcxjax.evaluation.samples import Prompt
-from hcxjax.inference.engine import Engine, EngineSettings
+from hcxjax.inference.engine import Engine
 from hcxjax.inference.requests import Request
 from hcxjax.tracking import quiet_libraries
 from tools import opening, prompt_files
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         _check(options)
         opened = opening.open_named(options)
         slots = min(options.slots, options.samples) if options.input is None else options.slots
-        settings = EngineSettings(slots=slots, context=opening.context_of(options, opened))
+        settings = opening.settings_of(options, opened, slots=slots)
         with opened.layout.active():
             engine = Engine(opened.model, opened.params, opened.vocabulary, settings)
             if options.input is None:

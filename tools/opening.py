@@ -10,10 +10,12 @@ import jax
 import numpy as np
 
 from hcxjax.checkpoint import read
+from hcxjax.inference.engine import EngineSettings
 from hcxjax.inference.sampling import Sampling
 from hcxjax.main import configure
 from hcxjax.mesh import Layout, unbox
 from hcxjax.models.config import DecoderConfig
+from hcxjax.models.int8 import quantized
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.protocols import Params
 from hcxjax.text.templates import SEED, TEMPLATES, THINK, Template, template_for, template_named
@@ -158,7 +160,7 @@ def _template(config: Mapping[str, Any], vocabulary: Vocabulary) -> Template | N
 
 
 def add_model_arguments(arguments: argparse.ArgumentParser, slots: bool = True) -> None:
-    """--model, --step, --dtype, --context, and --slots where more than one text is written."""
+    """--model, --step, --dtype, --context, --int8, and --slots where more than one text is written."""
     arguments.add_argument(
         "--model",
         required=True,
@@ -178,6 +180,11 @@ def add_model_arguments(arguments: argparse.ArgumentParser, slots: bool = True) 
         metavar="TOKENS",
         help="prompt and answer together; its memory is reserved for every slot (default: the model's, but at most "
         f"{_LONGEST})",
+    )
+    arguments.add_argument(
+        "--int8",
+        choices=("weights", "cache", "both"),
+        help="round to int8, for a quarter of float32's memory: weights, the keys and values of texts, or both",
     )
     if slots:
         arguments.add_argument("--slots", type=int, default=8, help="texts written at once (default: %(default)s)")
@@ -218,7 +225,17 @@ def add_sampling_arguments(arguments: argparse.ArgumentParser, new_tokens: int =
 
 def open_named(options: argparse.Namespace) -> OpenModel:
     """The model that the command line names."""
-    return open_model(options.model, options.step, options.dtype)
+    opened = open_model(options.model, options.step, options.dtype)
+    if options.int8 not in ("weights", "both"):
+        return opened
+    with opened.layout.active():
+        return dataclasses.replace(opened, params=quantized(opened.params))
+
+
+def settings_of(options: argparse.Namespace, opened: OpenModel, **fields: int) -> EngineSettings:
+    """The engine's, of which `fields` are set by the tool."""
+    cache_dtype = "int8" if options.int8 in ("cache", "both") else None
+    return EngineSettings(context=context_of(options, opened), cache_dtype=cache_dtype, **fields)
 
 
 def sampling_of(options: argparse.Namespace) -> Sampling:

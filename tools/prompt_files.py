@@ -121,6 +121,7 @@ class _Maker:
             "step": opened.step,
             "tokenizer": opened.vocabulary.fingerprint,
             "dtype": opened.model.dtype,
+            "int8": options.int8,
             "context": context,
             "template": self._template.name if self._template else None,
             **{name: getattr(options, name) for name in names},

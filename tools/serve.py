@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from hcxjax.checkpoint import CheckpointError
-from hcxjax.inference.engine import Engine, EngineSettings
+from hcxjax.inference.engine import Engine
 from hcxjax.text.templates import TEMPLATES
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.tracking import quiet_libraries
@@ -71,7 +71,7 @@ def api_key(file: str | None) -> str | None:
 
 def engine_for(opened: OpenModel, options: argparse.Namespace) -> Engine:
     """The engine that the command line describes."""
-    settings = EngineSettings(slots=options.slots, context=opening.context_of(options, opened), queue=options.max_queue)
+    settings = opening.settings_of(options, opened, slots=options.slots, queue=options.max_queue)
     with opened.layout.active():
         return Engine(opened.model, opened.params, opened.vocabulary, settings)
 

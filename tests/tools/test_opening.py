@@ -153,3 +153,16 @@ def test_every_setting_of_sampling_has_its_flag():
     sampling = opening.sampling_of(given)
     assert (sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed) == (3, 0.5, 0.1, 7)
     assert sampling.repetition_penalty == 1.2
+
+
+@pytest.mark.parametrize(
+    ("int8", "weights", "cache"),
+    [(None, "float32", None), ("weights", "int8", None), ("cache", "float32", "int8"), ("both", "int8", "int8")],
+)
+def test_int8_rounds_what_it_names(folder, int8, weights, cache):
+    given = options("--model", str(folder), *(["--int8", int8] if int8 else []))
+    opened = opening.open_named(given)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(opened.params["layers"]["mlp"]["gate"])} - {"float32"} == (
+        {"int8"} if weights == "int8" else set()
+    )
+    assert opening.settings_of(given, opened, slots=3).cache_dtype == cache

@@ -62,8 +62,9 @@ def rows_of(buckets: Sequence[int], tokens: int) -> tuple[int, ...]:
 class LengthBatches:
     """Conversations of similar length share a batch; the number of rows varies, that of tokens hardly.
 
-    Each epoch shuffles the conversations of a bucket, and then the batches. What fills no batch of its bucket goes to
-    the next longer one, so that one batch an epoch at most has empty rows. Every conversation comes once an epoch.
+    Each epoch shuffles the conversations of a bucket, and then the batches. What fills no batch of its bucket joins the
+    next longer one that has any, so that one batch an epoch at most has empty rows. Every conversation comes once an
+    epoch.
 
     Source: HyperCLOVA X, arXiv:2404.01954, on supervised fine-tuning: sequences of similar length in a mini-batch of a
     constant maximum number of tokens.
@@ -105,6 +106,8 @@ class LengthBatches:
         """(bucket, conversations) of each batch of an epoch."""
         batches, waiting = [], np.zeros(0, np.int64)
         for bucket, members in enumerate(self._members):
+            if not len(members):
+                continue
             if self._key is not None:
                 members = members[shuffled(len(members), *self._key, epoch, _ORDER, bucket)]
             waiting = np.concatenate([waiting, members])
@@ -115,8 +118,7 @@ class LengthBatches:
             waiting = waiting[full:]
         if len(waiting):
             # The shortest rows that hold them: shorter rows are more, so there is room.
-            shortest = int(np.searchsorted(np.array(self._buckets), self._lengths[waiting].max()))
-            batches.append((shortest, waiting))
+            batches.append((int(np.searchsorted(np.array(self._buckets), self._lengths[waiting].max())), waiting))
         return batches
 
 

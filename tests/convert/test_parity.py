@@ -11,6 +11,7 @@ from hcxjax.mesh import Layout
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.0")
+torch.set_num_threads(1)  # of models this small, threads take longer to wake than to work
 
 SHAPE = {
     "vocab_size": 67,

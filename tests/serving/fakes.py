@@ -39,7 +39,7 @@ class FakeEngine:
         self.warm.set()
         self.gate, self.inside = threading.Event(), threading.Event()
         self.gate.set()
-        self.requests = []
+        self.requests, self.cancels = [], []
         self._jobs, self._cancelled, self._next = [], set(), 0
 
     idle = property(lambda self: not self._jobs)
@@ -63,6 +63,7 @@ class FakeEngine:
         return number
 
     def cancel(self, number):
+        self.cancels.append(number)
         self._cancelled.add(number)
 
     def advance(self):

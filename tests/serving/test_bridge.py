@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from hcxjax.inference.requests import Request
+from hcxjax.inference.requests import Delta, Request
 from hcxjax.inference.sampling import Sampling
-from hcxjax.serving.bridge import Bridge, Call, failed
+from hcxjax.serving.bridge import Arrival, Bridge, Call, failed
 from hcxjax.serving.refusals import Refusal
 from tests.serving.fakes import FakeEngine, text_for, until
 
@@ -74,7 +74,7 @@ def test_requests_are_taken_together_or_not_at_all(bridge, engine):
         assert len(texts) == 1
 
     asyncio.run(refused())
-    until(lambda: engine.idle)
+    assert engine.cancels == [0]
 
 
 def test_a_call_that_is_given_up_while_it_is_handed_over_leaves_nothing(bridge, engine):
@@ -131,6 +131,33 @@ def test_unexpected_errors_of_submit_end_the_call_alone(bridge, engine, monkeypa
 
     asyncio.run(ended())
     assert bridge.state == "ready"
+
+
+def test_a_bridge_that_is_stopped_while_it_warms_up_never_opens(engine):
+    engine.warm.clear()
+    bridge = Bridge(engine, 1)
+    bridge.start()
+    bridge.stop()
+    engine.warm.set()
+    bridge._inbox.put(engine.inside.set)
+    assert engine.inside.wait(5)
+    assert bridge.state == "shutting down"
+    assert bridge.close(5)
+
+
+def test_a_reader_may_be_behind_by_so_much_and_no_more():
+    async def reading():
+        call = Call([request()], most=5)
+        four = [Arrival(0, Delta(0, 0, (1, 2, 3, 4), (0.0,) * 4, "abcd", None))]
+        for _ in range(3):
+            assert call.put(four)
+            assert await call.read() == four
+        assert call.put(four)
+        assert not call.put(four)
+        with pytest.raises(Refusal, match="not read fast enough"):
+            await call.read()
+
+    asyncio.run(reading())
 
 
 def test_a_bridge_that_never_started_can_be_closed(engine):

@@ -74,6 +74,23 @@ def test_a_body_without_end_is_cut_off(small):
             connection.send(b"3e8\r\n" + b" " * 1000 + b"\r\n")
 
 
+def test_a_client_that_sends_all_before_it_reads_sees_why_not(vocabulary):
+    with running(FakeEngine(vocabulary), vocabulary, body_bytes=500_000) as house:
+        for _ in range(3):
+            assert asked(house.port, b" " * 3_500_000)[0] == 413
+
+
+def test_what_is_thrown_away_has_an_end(vocabulary, monkeypatch):
+    monkeypatch.setattr("hcxjax.serving.http._LINGER_SECONDS", 60.0)
+    with running(FakeEngine(vocabulary), vocabulary, body_bytes=2000, body_seconds=60.0) as house:
+        connection = Connection(house.port)
+        connection.head("/v1/completions", transfer_encoding="chunked")
+        with pytest.raises(OSError):  # reset, refused, or a broken pipe
+            for _ in range(3000):
+                connection.send(b"3e8\r\n" + b" " * 1000 + b"\r\n")
+                time.sleep(0.0005)
+
+
 def test_a_client_that_asks_first_is_told_at_once(small):
     connection = Connection(small.port)
     connection.head("/v1/completions", content_length=5000, expect="100-continue")

@@ -9,7 +9,7 @@ import pytest
 from hcxjax.main import main
 from hcxjax.models.config import DecoderConfig
 from hcxjax.world import World
-from tests.runs import checkpoints, losses
+from tests.runs import TINY, checkpoints, losses
 
 pytest.importorskip("tokenizers")
 
@@ -88,3 +88,60 @@ def test_the_order_of_files_and_another_tokenizer_are_told(seed, texts, tmp_path
     assert main([*command, f"--gin.Tokenizer.path={other}"]) == 1
     assert f"set Tokenizer.path to {seed}/tokenizer/tokenizer.json" in capsys.readouterr().err
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory):
+    """Few dialogues, which a small model can learn by heart; a lot of text that it is not to learn."""
+    path = tmp_path_factory.mktemp("dialogues") / "chat.jsonl"
+    talk = [{"role": "user", "content": "Which number?"}, {"role": "assistant", "content": "seven seven seven"}]
+    records = [{"messages": talk}] * 20
+    records += [{"prompt": f"say it again {number}", "completion": "seven seven"} for number in range(30)]
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return path
+
+
+def tuned(model, dialogues, run, *bindings) -> list[str]:
+    tiny = ["BATCH_TOKENS=1024", "LENGTH=128", "LEARNING_RATE=0.003", "WARMUP=2", "SAVE_EVERY=6", "EVAL_EVERY=100"]
+    tiny += ["ACCUMULATE=1", "DecoderConfig.dtype=float32", "Experiment.trackers=(@JsonLines(),)"]
+    tiny += ["LanguageModel.loss_chunk=None", "Dialogues.validation_share=0.2", "KeepPolicy.period=6"]
+    given = [f"CONVERSATIONS=jsonl:{dialogues}", *tiny, f"RUN_DIR={run}", *bindings]
+    files = ["--gin_file=gin/runs/sft_seed.gin", f"--gin_file={model}/model.gin"]
+    return [*files, *(f"--gin.{binding}" for binding in given)]
+
+
+def test_an_imported_model_is_tuned_on_conversations(seed, dialogues, tmp_path):
+    """The loss on answers falls, on those held out too; killed in the middle it goes on as if nothing had been."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(tuned(seed, dialogues, whole, "STEPS=20")) == 0
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    measured = [line["eval/sft/loss"] for line in lines if "eval/sft/loss" in line]
+    assert measured[0] > math.log(SMALL.vocab_size)
+    assert measured[-1] < measured[0] / 3
+    assert measured[-1] == pytest.approx(losses(whole)[20], rel=0.5)
+    shutil.copytree(whole, parts)
+    for step in (12, 18, 20):
+        shutil.rmtree(parts / "checkpoints" / str(step))
+    assert main(tuned(seed, dialogues, parts, "STEPS=20")) == 0
+    assert losses(parts) == losses(whole)
+
+
+def test_a_run_is_tuned_from_another_run(whole, tmp_path, capsys):
+    """The quickstart's second half, at the size of tests/tiny.gin; its tokenizer is SentencePiece."""
+    sizes = [
+        line.replace(" ", "").replace("'", "") for line in TINY.read_text().splitlines() if "DecoderConfig." in line
+    ]
+    given = [*sizes, "VOCAB_SIZE=512", "LENGTH=256", "DecoderConfig.max_length=256", "BATCH_TOKENS=2048", "STEPS=3"]
+    given += ["DIALOGUES=30", "Conversations.buckets=(256,)", "DecoderConfig.remat=none", "Experiment.watch=None"]
+    given += ["Experiment.evaluators=()", "Experiment.trackers=(@JsonLines(),)", "WARMUP=1"]
+    tokenizer = f"Tokenizer.path={whole}/tokenizer/tokenizer.model"
+    given += [f"RUN_DIR={tmp_path}/run", f"INIT_FROM={whole}@8"]
+    command = ["--gin_file=gin/runs/quickstart_sft.gin", *(f"--gin.{binding}" for binding in given)]
+    assert main([*command, f"--gin.{tokenizer}"]) == 0
+    assert "parameters start from step 8 of" in capsys.readouterr().err
+    assert list(losses(tmp_path / "run")) == [1, 2, 3]
+    smaller = [*command, f"--gin.{tokenizer}", "--gin.DecoderConfig.mlp_dim=48", f"--gin.RUN_DIR={tmp_path}/smaller"]
+    assert main(smaller) == 1
+    message = capsys.readouterr().err
+    assert "layers/mlp/down/weight has shape (2, 64, 32) in checkpoint 8" in message
+    assert "DecoderConfig.*" in message

@@ -14,7 +14,7 @@ import numpy as np
 from hcxjax.data.hashing import shuffled
 from hcxjax.data.mixing import permuted
 
-LEAST_BUCKET = 64
+LEAST_BUCKET = 32
 """Positions of the shortest default bucket: shorter rows save little and cost a program each."""
 _ORDER = -1  # tells the order of batches from that of the conversations in a bucket
 

@@ -30,9 +30,9 @@ def members(batches):
 
 
 def test_default_buckets_are_the_length_and_its_halves():
-    assert halvings(4096) == (64, 128, 256, 512, 1024, 2048, 4096)
-    assert halvings(100) == (100,)
-    assert halvings(192) == (96, 192)
+    assert halvings(4096) == (32, 64, 128, 256, 512, 1024, 2048, 4096)
+    assert halvings(63) == (63,)
+    assert halvings(96) == (48, 96)
 
 
 @pytest.mark.parametrize("tokens", [2048, 2050, 4000, 65536])
@@ -81,16 +81,16 @@ def test_a_batch_is_a_function_of_its_number(lengths):
         assert jumping.batch(number) == batches[number]
 
 
-@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("count", [1, 5, 80])
 def test_few_short_conversations_take_no_long_rows(count):
     batches = epoch(plan(np.full(count, 20)))
-    assert {(batch.length, len(batch.conversations)) for batch in batches} == {(64, 32)}
-    assert len(batches) == -(-count // 32)
+    assert {(batch.length, len(batch.conversations)) for batch in batches} == {(32, 64)}
+    assert len(batches) == -(-count // 64)
 
 
 def test_without_a_key_the_order_is_kept(lengths):
     batches = epoch(plan(lengths, key=None))
-    short = [m for m in members(batch for batch in batches if batch.length == 64) if lengths[m] <= 64]
+    short = [m for m in members(batch for batch in batches if batch.length == 64) if 32 < lengths[m]]
     assert short == sorted(short)
 
 

@@ -33,6 +33,7 @@ from hcxjax.convert.tokenizer import (
     write_tokenizer_json,
 )
 from hcxjax.convert.whole_folder import check_absent, check_space, whole_folder
+from hcxjax.data.conversations import Conversations
 from hcxjax.data.packed import PackedTokens
 from hcxjax.main import configure
 from hcxjax.models.config import DecoderConfig
@@ -90,7 +91,7 @@ def open_source(folder: Path, step: int | None) -> Source:
     if not (folder / "config.gin").is_file():
         raise ValueError(f"{folder} has neither config.gin nor {CARD}: name a RUN_DIR or a folder of tools.import_hf")
     experiment, _ = configure([str(folder / "config.gin")], [f"RUN_DIR={folder}"])
-    if not isinstance(experiment, Experiment) or not isinstance(experiment.source, PackedTokens):
+    if not isinstance(experiment, Experiment) or not isinstance(experiment.source, PackedTokens | Conversations):
         raise ValueError(f"{folder} does not train a language model")
     step, leaves = stored_leaves(folder / CHECKPOINTS, step)
     objective = experiment.timeline.at(step).objective
@@ -100,8 +101,10 @@ def open_source(folder: Path, step: int | None) -> Source:
     template = {"source": {"phase_0": known} if experiment.phases else known}
     _, state = read(folder / CHECKPOINTS, template, step)
     state = state["source"]["phase_0"] if experiment.phases else state["source"]
-    vocabulary = experiment.source.vocabulary(int(state["tokenizer"]))
-    return Source(objective.model, leaves, {}, tokenizer_writer(vocabulary, experiment.source.corpus.tokenizer.path))
+    source = experiment.source
+    vocabulary = source.vocabulary(int(state["tokenizer"]))
+    owner = source.corpus if isinstance(source, PackedTokens) else source.dialogues
+    return Source(objective.model, leaves, {}, tokenizer_writer(vocabulary, owner.tokenizer.path))
 
 
 def _copier(folder: Path, raw: Mapping) -> Callable[[Path], TokenIds]:

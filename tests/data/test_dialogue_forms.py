@@ -1,6 +1,7 @@
 """Records of the common forms, and what is wrong with others; files of records, damaged ones too."""
 
 import gzip
+import hashlib
 
 import pytest
 
@@ -105,3 +106,22 @@ def test_tables_are_read(tmp_path):
     assert not skips.counts
     path.write_bytes(path.read_bytes()[:-20])
     assert records("parquet", path)[1].counts == {"truncated or corrupted Parquet": 1}
+
+
+def test_a_damaged_row_group_costs_its_rows_alone(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "table.parquet"
+    rows = [{"prompt": hashlib.sha256(str(number).encode()).hexdigest(), "completion": "a"} for number in range(300)]
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, path, row_group_size=100, use_dictionary=False, compression="zstd")
+    column = parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    content[middle - 500 : middle + 500] = b"\0" * 1000
+    path.write_bytes(content)
+    found, skips = records("parquet", path)
+    assert [fields for _, fields in found] == rows[:100] + rows[200:]
+    assert found[-1][0] == "table.parquet:300"
+    assert skips.counts == {"truncated or corrupted Parquet": 100}

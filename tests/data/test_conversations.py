@@ -15,6 +15,7 @@ from hcxjax.mesh import Layout
 from hcxjax.text.rendering import render
 from hcxjax.text.templates import HCXJAX, Message
 from hcxjax.world import World
+from tools.random_checkpoint import byte_tokenizer
 
 LENGTH, TOKENS = 256, 2048
 
@@ -186,15 +187,16 @@ def test_a_state_of_other_conversations_is_refused_and_a_copy_of_the_same_taken(
         changed.set_state(state)
 
 
-def test_equal_requests_are_held_out_together(dialogues, tmp_path):
+def test_equal_requests_are_held_out_together(dialogues, vocabulary, tmp_path):
     records = [{"prompt": f"question {n % 40}", "completion": f"answer {n}"} for n in range(200)]
     write(tmp_path / "chat.jsonl", records)
     ours = dataclasses.replace(dialogues, sources={"chat": f"jsonl:{tmp_path}/chat.jsonl"}, directory=str(tmp_path))
     train, held = (ours.stores(split)["chat"] for split in ("train", "validation"))
     assert len(train) + len(held) == 200
-    assert len(train) % 5 == len(held) % 5 == 0
     assert 10 <= len(held) <= 80
-    requests = [{tuple(store.conversation(n).tokens[:20]) for n in range(len(store))} for store in (train, held)]
+    texts = [{vocabulary.decode(store.conversation(n).tokens) for n in range(len(store))} for store in (train, held)]
+    requests = [{text.split("\n")[0] for text in side} for side in texts]
+    assert len(requests[0] | requests[1]) == 40
     assert not requests[0] & requests[1]
 
 
@@ -236,6 +238,19 @@ def test_what_is_left_out_is_counted_by_reason_with_an_example(dialogues, tmp_pa
     assert int(max(store.lengths)) == LENGTH + 1
     for number in range(len(store)):
         assert store.conversation(number).learnt[1:].any()
+
+
+def test_a_template_needs_its_stops_too(dialogues, tmp_path):
+    """They are in no dialogue's history, so nothing else would tell before somebody talks with the model."""
+    pytest.importorskip("tokenizers")
+    tokenizer, _ = byte_tokenizer(264)
+    for entry in tokenizer["added_tokens"]:
+        entry["special"] = entry["content"] != "<|stop|>"
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer))
+    ours = dataclasses.replace(dialogues, tokenizer=Tokenizer(264, str(path)), template="seed", directory=str(tmp_path))
+    with pytest.raises(ValueError, match=r"has no special <\|stop\|>"):
+        ours.stores("train")
 
 
 def test_a_damaged_store_is_named(dialogues, tmp_path):

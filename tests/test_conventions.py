@@ -30,6 +30,7 @@ FENCED = {
     "mlflow": ("hcxjax/tracking.py",),
     "tensorflow": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
     "seqio": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
+    "safetensors": ("hcxjax/convert/",),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), ("hcxjax/serving/",)),
 }
 """Optional library → the files of hcxjax/ that may import it."""
@@ -283,7 +284,7 @@ def test_fences_have_gates():
 
 
 def test_importing_main_loads_no_optional_library():
-    heavy = sorted(LAZY | {"tensorboardX", "sentencepiece", "array_record", "torch"})
+    heavy = sorted(LAZY | {"tensorboardX", "sentencepiece", "array_record", "torch", "starlette", "uvicorn"})
     program = f"import sys, hcxjax.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

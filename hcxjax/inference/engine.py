@@ -240,6 +240,11 @@ class Engine:
             self._check_ids(request.watch, "watch")
         if request.stop and self.vocabulary is None:
             raise ValueError("stop strings need an engine with a vocabulary; use stop_ids")
+        for string in request.stop if self.vocabulary else ():
+            try:
+                self.vocabulary.encode(string)
+            except ValueError as error:
+                raise ValueError(f"stop has {string!r}: {error}") from None
 
     def _check_ids(self, ids: Sequence[int], what: str) -> None:
         if not len(ids):

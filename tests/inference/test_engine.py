@@ -1,5 +1,6 @@
 """The engine against plain full forwards, and against itself with other company."""
 
+import codecs
 import dataclasses
 import functools
 import random
@@ -457,3 +458,72 @@ def test_cached_logits_equal_full_forwards_at_every_position(model, params):
         np.testing.assert_allclose(scores.logprob_BT[0], expected, atol=2e-5)
         at += size
     assert at == 95
+
+
+class Pieces:
+    """A vocabulary of letters, Hangul, and Hangul in two halves."""
+
+    pieces = (
+        *(letter.encode() for letter in "abcdefghij \n가나다라마바사아자차카타파하서울의봄은온다"),
+        *(part for syllable in "한글말" for part in (syllable.encode()[:2], syllable.encode()[2:])),
+    )
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.pieces[token] if token < len(self.pieces) else b""
+
+    def encode(self, text: str) -> bytes:
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("lone surrogate") from None
+
+    def decode(self, ids: bytes) -> str:
+        return ids.decode()
+
+
+def shown(tokens) -> str:
+    data = b"".join(Pieces().token_bytes(token) for token in tokens)
+    return codecs.getincrementaldecoder("utf-8")(errors="replace").decode(data)
+
+
+def test_texts_end_before_the_first_stop_string_and_tokens_with_the_one_that_completes_it(model, params):
+    engine = Engine(model, params, Pieces(), SETTINGS)
+    draw, stopped = random.Random(0), 0
+    for number in range(12):
+        free = Request([number, 3], 40, Sampling(temperature=1.5, seed=number), samples=2)
+        for sample in engine.complete([free])[0]:
+            assert sample.text == shown(sample.tokens)
+        whole = shown(sample.tokens)
+        at = draw.randrange(len(whole) - 3)
+        stop = (whole[at : at + draw.choice([1, 2, 3])], "가나다라마")
+        cut = engine.complete([dataclasses.replace(free, stop=stop)])[0][1]
+        stopped += cut.finish == "stop"
+        assert cut.text == whole[: whole.index(stop[0])]
+        assert cut.tokens == sample.tokens[: len(cut.tokens)]
+        assert stop[0] in shown(cut.tokens) and stop[0] not in shown(cut.tokens[:-1])
+        assert (engine.active_slots, engine.waiting) == (0, 0)
+    assert stopped == 12
+
+
+def test_a_slot_that_a_stop_string_ended_is_free_at_once(model, params):
+    engine = Engine(model, params, Pieces(), dataclasses.replace(SETTINGS, slots=1))
+    request = Request([5], 60, GREEDY)
+    (whole,) = engine.complete([request])[0]
+    first = whole.text[0]
+    engine.submit(dataclasses.replace(request, stop=(first,)))
+    second = engine.submit(request)
+    after, rounds = Continuation(), 0
+    while not engine.idle:
+        for delta in engine.advance():
+            if delta.request == second:
+                after.add(delta)
+        rounds += 1
+    assert after == whole
+    assert rounds == 1 + -(-60 // SETTINGS.steps), "one round for the first"
+
+
+def test_a_stop_string_that_is_no_text_is_refused_before_it_waits(model, params):
+    engine = Engine(model, params, Pieces(), SETTINGS)
+    with pytest.raises(ValueError, match=r"stop has '\\udc80': lone surrogate"):
+        engine.submit(Request([1], stop=("\udc80",)))
+    assert engine.idle

@@ -51,7 +51,8 @@ from hcxjax.world import World
 
 EPILOG = """\
 Bindings: --gin.STEPS=200 sets the macro STEPS, --gin.AdamW.weight_decay=0.05 a field of any part. Macros that every
-training run knows: RUN_DIR (its folder), STEPS, BATCH (rows an update), SAVE_EVERY, EVAL_EVERY (updates), SEED.
+training run knows: RUN_DIR (its folder), STEPS, BATCH (rows an update; positions where conversations are read:
+BATCH_TOKENS), SAVE_EVERY, EVAL_EVERY (updates), SEED, INIT_FROM (a run or an imported model to start from).
 The same command goes on from the newest checkpoint in RUN_DIR. A run's own RUN_DIR/config.gin repeats it:
   python -m hcxjax.main --gin_file=runs/quickstart/config.gin --gin.RUN_DIR=runs/again
 

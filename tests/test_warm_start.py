@@ -14,6 +14,7 @@ from hcxjax.checkpoint import CheckpointError, CheckpointFolder, KeepPolicy
 from hcxjax.data import kept_tokenizer
 from hcxjax.mesh import Layout
 from hcxjax.train import train
+from hcxjax.update import abstract_state, initial_state
 from hcxjax.warm_start import Origin, by_path
 from tests.test_train import Fit, Numbers, experiment, steps_of, told
 
@@ -245,3 +246,16 @@ def test_the_trainer_asks_its_source_before_it_reads(origin, tmp_path):
     with pytest.raises(ValueError, match="not with me"):
         train(parts(tmp_path, init_from=str(origin), source=Particular()))
     assert asked == [str(origin)]
+
+
+def test_what_is_read_is_not_copied(tmp_path):
+    """The state takes over the memory of what was read: two copies of a large model would not fit."""
+    ours = parts(tmp_path, layout=Layout(data=1, fsdp=8))
+    with ours.layout.active():
+        recipe = ours.recipe(ours.timeline.at(0))
+        abstract = abstract_state(recipe, ours.layout)
+        shapes = by_path(abstract.params)
+        given = {name: jax.device_put(jnp.ones(leaf.shape), leaf.sharding) for name, leaf in shapes.items()}
+        state = initial_state(recipe, abstract, lambda: given)
+    assert all(leaf.is_deleted() for leaf in given.values())
+    assert all(np.asarray(leaf).min() == 1 for leaf in jax.tree.leaves(state.params))

@@ -99,13 +99,20 @@ class Chat:
 
         Args:
           stopped: asked between rounds; true ends the answer where it is.
+        Raises:
+          ValueError: the engine refuses the request; the question is taken back.
         """
         # Another stream for every question: one that is asked again may be answered otherwise.
-        request = Request(
-            self._prompt(self.turns), self._new_tokens, self._sampling, stop_ids=self._stop_ids, stream=self._asked
-        )
+        prompt, draws = self._prompt(self.turns), self._asked
         self._asked += 1
-        number, cancelled, said = self._engine.submit(request), False, ""
+        try:
+            number = self._engine.submit(
+                Request(prompt, self._new_tokens, self._sampling, stop_ids=self._stop_ids, stream=draws)
+            )
+        except ValueError:
+            self.turns.pop()
+            raise
+        cancelled, said = False, ""
         stream = AnswerStream(self._template, self._vocabulary, self._template.opening("user", self._think))
         while not self._engine.idle:
             for delta in self._engine.advance():

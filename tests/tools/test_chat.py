@@ -195,6 +195,25 @@ def test_what_is_no_unicode_is_refused_and_not_remembered(talk, vocabulary):
     assert conversation.turns == []
 
 
+class Refusing(Scripted):
+    """Takes no request while it refuses."""
+
+    refuses = True
+
+    def submit(self, request):
+        if self.refuses:
+            self.refuses = False
+            raise ValueError("the queue is full")
+        return super().submit(request)
+
+
+def test_a_question_that_the_engine_refuses_is_taken_back(talk, vocabulary):
+    shown, conversation, engine = talk(["하나", "둘"], [], engine=Refusing(vocabulary, [f"2{END}"]))
+    assert shown == "(the queue is full)\n2\n"
+    assert [message.content for message in conversation.turns] == ["둘", "2"]
+    assert "하나" not in prompt_of(engine)
+
+
 def typed(monkeypatch, *lines: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,19 @@ LLAMA3 = {
     "original_max_position_embeddings": "original_length",
 }
 """Field of llama3's rotary settings → field of `RopeScaling`."""
+_FORMS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
+    "a whole number of at least 1": (
+        lambda value: type(value) is int and value >= 1,
+        (*SIZES.values(), "num_key_value_heads", "head_dim", "max_position_embeddings"),
+    ),
+    "a number above 0": (lambda value: _is_number(value) and value > 0, ("rms_norm_eps", "rope_theta", *LLAMA3)),
+    "a number": (lambda value: _is_number(value), (*MULTIPLIERS.values(), "attention_multiplier")),
+    "true or false": (lambda value: isinstance(value, bool), ("tie_word_embeddings",)),
+    "a string": (lambda value: isinstance(value, str), ("rope_type", "type")),
+    "a list": (lambda value: isinstance(value, list), ("layer_types",)),
+    "an object": (lambda value: isinstance(value, dict), ("rope_parameters", "rope_scaling")),
+}
+"""What a field must be → whether it is, and the fields, also those of the rotary settings."""
 HARMLESS = {
     *("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path"),
     *("initializer_range", "use_cache", "pretraining_tp", "attention_dropout", "resid_pdrop", "embd_pdrop"),
@@ -93,6 +106,8 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     inner = config.get("text_config")
     if inner is None:
         return config
+    if not isinstance(inner, dict):
+        raise ValueError(f"config.json: text_config is {inner!r:.60}; it must be an object")
     shared = {name: config[name] for name in ("tie_word_embeddings", "quantization_config") if name in config}
     return {**shared, **inner}
 
@@ -110,7 +125,8 @@ def decoder_config(config: Mapping[str, Any]) -> DecoderConfig:
     if kind not in MODEL_TYPES:
         raise ValueError(f"config.json: model_type is {kind!r}; {' and '.join(MODEL_TYPES)} can be read")
     problems = [f"{name} is missing" for name in SIZES.values() if config.get(name) is None]
-    problems += _other_arithmetic(config)
+    config, malformed = _well_formed(config)
+    problems += [*malformed, *_other_arithmetic(config)]
     if kind == "hyperclovax" and not isinstance(config.get("use_post_norm"), bool):
         problems.append(
             "use_post_norm is missing: libraries disagree on what that means, so write true or false into the file"
@@ -192,6 +208,25 @@ def _value(config: Mapping[str, Any], name: str, absent: Any) -> Any:
     return absent if value is None else value
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # neither infinite nor no number
+
+
+def _well_formed(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """(The fields without those of another type than they must have, what is wrong with these)."""
+    problems, kept = [], dict(config)
+    for form, (fits, names) in _FORMS.items():
+        for name in names:
+            if kept.get(name) is not None and not fits(kept[name]):
+                problems.append(f"{prefix}{name} is {kept.pop(name)!r:.60}; it must be {form}")
+    for name in () if prefix else ("rope_parameters", "rope_scaling"):
+        inner, malformed = _well_formed(kept.get(name) or {}, f"{name}.")
+        problems += malformed
+        # Settings of which one is wrong are not looked at further.
+        kept[name] = None if malformed else {key: value for key, value in inner.items() if value is not None}
+    return kept, problems
+
+
 def _other_arithmetic(config: Mapping[str, Any]) -> list[str]:
     problems = [
         f"{name} is {config[name]!r}, which this decoder does not compute"
@@ -239,7 +274,11 @@ def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float]:
     if strange:
         raise ValueError(f"rope settings have {', '.join(strange)}, which rope_type {kind} does not know")
     if kind == "default":
+        if rope.get("factor", 1) != 1:
+            raise ValueError(f"rope settings have the factor {rope['factor']}, and no rope_type that would use it")
         return None, base
+    if kind == "llama3" and rope["low_freq_factor"] >= rope["high_freq_factor"]:
+        raise ValueError("low_freq_factor is not below high_freq_factor")
     return RopeScaling(kind, **{ours: rope[theirs] for theirs, ours in fields.items()}), base
 
 

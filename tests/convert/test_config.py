@@ -144,7 +144,39 @@ def test_other_arithmetic_is_refused_by_name(fields, message):
             decoder_config({"text_config": LLAMA, **fields})
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it must be a whole number of at least 1"),
+        ({"hidden_size": "64"}, "hidden_size is '64'; it must be a whole number"),
+        ({"vocab_size": True}, "vocab_size is True; it must be a whole number"),
+        ({"head_dim": 64.0}, "head_dim is 64.0; it must be a whole number"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x'; it must be a number above 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan; it must be a number above 0"),
+        ({"rope_theta": 10**400}, "it must be a number above 0"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; it must be true or false"),
+        ({"layer_types": 3}, "layer_types is 3; it must be a list"),
+        ({"rope_parameters": [1]}, "rope_parameters is [1]; it must be an object"),
+        ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope_scaling.factor is '4'; it must be a number above"),
+        ({"rope_scaling": {"type": ["linear"]}}, "rope_scaling.type is ['linear']; it must be a string"),
+        ({"rope_scaling": {"type": "linear", "factor": None}}, "rope_type linear lacks factor"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor is 0.5"),
+        ({"rope_scaling": {"factor": 4.0}}, "have the factor 4.0, and no rope_type that would use it"),
+        ({"rope_scaling": SCALED | {"low_freq_factor": 4.0}}, "low_freq_factor is not below high_freq_factor"),
+        ({"model_type": "hyperclovax", "use_post_norm": True, "logits_scaling": [1]}, "logits_scaling is [1]; it must"),
+        ({"text_config": []}, "text_config is []; it must be an object"),
+    ],
+)
+def test_a_field_of_another_type_is_named(fields, message):
+    with pytest.raises(ValueError) as refused:
+        decoder_config(LLAMA | fields)
+    assert message in str(refused.value)
+    assert str(refused.value).count(next(iter(fields))) <= 2, "it is told once"
+
+
 def test_all_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"hidden_size is '64'.*num_attention_heads is 0.*layer_types is 3.*mlp_bias"):
+        decoder_config(LLAMA | {"hidden_size": "64", "num_attention_heads": 0, "layer_types": 3, "mlp_bias": True})
     with pytest.raises(ValueError, match=r"mlp_bias is True.*sliding_window is 3.*rope_type is 'yarn'"):
         decoder_config(LLAMA | {"mlp_bias": True, "sliding_window": 3, "rope_scaling": {"type": "yarn"}})
 

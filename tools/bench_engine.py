@@ -144,13 +144,13 @@ def measure_engine(options: argparse.Namespace) -> dict[str, Any]:
     from hcxjax.inference.requests import Continuation, Request
     from hcxjax.inference.sampling import Sampling
     from hcxjax.mesh import Layout
-    from hcxjax.models.int8 import quantized
+    from hcxjax.models.int8 import in_dtype, quantized
 
     layout = Layout()
     with layout.active():
         model, params = load(options.folder, layout)
         model = dataclasses.replace(model, dtype=options.dtype)
-        params = quantized(params) if "weights" in options.int8 else params
+        params = quantized(params) if "weights" in options.int8 else in_dtype(params, model.dtype)
         asked = requests_of(options.requests, model.vocab_size)
         cache = "int8" if "cache" in options.int8 else None
         context = PROMPT[1] + LIMIT[1]

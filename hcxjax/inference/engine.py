@@ -15,6 +15,7 @@ from hcxjax.inference.requests import Continuation, Delta, Request, Scores
 from hcxjax.inference.sampling import Draws
 from hcxjax.inference.scheduler import Scheduler
 from hcxjax.inference.writing import Writing
+from hcxjax.kernels.cached import PART
 from hcxjax.models.config import DecoderConfig
 from hcxjax.protocols import Params
 from hcxjax.text.vocabulary import Vocabulary
@@ -27,10 +28,11 @@ class EngineSettings:
     Attributes:
       slots: samples that are written at once.
       context: tokens of prompt and continuation that a slot holds; None takes the model's `max_length`.
-      chunk: tokens of a prompt that are read at once; longer prompts are read chunk by chunk.
+      chunk: tokens of a prompt that are read at once, a power of two; longer prompts are read chunk by chunk, and what
+        prompts share is shared in whole chunks.
       prefill_tokens: tokens of prompts read between two rounds of decoding, so that what runs is not held up long.
       steps: tokens written in a round, between two looks of the host.
-      queue: requests that may wait.
+      queue: requests that may wait for a slot.
       prefix_tokens: tokens of prompts whose keys and values are kept for prompts that begin alike; 0 keeps none.
       listed: stop ids, and watched ids, that a request may have.
       cache_dtype: of keys and values: None for the model's compute dtype, 'int8' for half or a quarter of its memory.
@@ -51,6 +53,8 @@ class EngineSettings:
         whole(self, 0, "prefix_tokens")
         if self.context is not None:
             whole(self, 2, "context")
+        if self.chunk & (self.chunk - 1):
+            raise ValueError(f"EngineSettings.chunk is {self.chunk}; it must be a power of two")
         if self.cache_dtype not in (None, "int8"):
             raise ValueError(f"EngineSettings.cache_dtype is {self.cache_dtype!r}; it must be None or 'int8'")
 
@@ -97,10 +101,14 @@ class Engine:
                 f"EngineSettings.context is {settings.context}; the model's context is {model.max_length} "
                 "(DecoderConfig.max_length)"
             )
-        self.model, self.params, self.vocabulary, self.settings = model, params, vocabulary, settings
+        self.model, self.vocabulary, self.settings = model, vocabulary, settings
+        # Held where they lie: an array that jax may still move is another argument to it than one that is put there.
+        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+        self.params = jax.device_put(params, self._shardings)
         self.context = settings.context or model.max_length
         self.counts = Counts()
-        capacity = -(-self.context // settings.chunk) * settings.chunk
+        step = max(settings.chunk, PART) if self.context > PART else settings.chunk
+        capacity = -(-self.context // step) * step
         self._scheduler = Scheduler(settings.slots, settings.queue)
         self._writing: dict[int, Writing] = {}
         self._cancelled: set[int] = set()
@@ -167,7 +175,8 @@ class Engine:
     def swap(self, params: Params) -> None:
         """Goes on with other weights of the same shapes, which compiles nothing; prompts are read anew with them.
 
-        Samples that are being written keep the keys and values of the weights they were read with.
+        Weights that lie on the mesh in another way are moved. Samples that are being written keep the keys and values
+        of the weights they were read with.
 
         Raises:
           ValueError: other shapes, dtypes or leaves.
@@ -175,7 +184,7 @@ class Engine:
         ours, theirs = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (self.params, params))
         if ours != theirs:
             raise ValueError("the parameters to swap in have other leaves, shapes or dtypes than the engine's")
-        self.params = params
+        self.params = jax.device_put(params, self._shardings)
         self._prefill.forget()
         self._prefixes.clear()
 
@@ -236,19 +245,24 @@ class Engine:
         for name, ids in (("stop_ids", request.stop_ids), ("watch", request.watch)):
             if len(ids) > self.settings.listed:
                 raise ValueError(f"{name} has {len(ids)} ids; EngineSettings.listed allows {self.settings.listed}")
-        if request.watch:
-            self._check_ids(request.watch, "watch")
-        if request.stop and self.vocabulary is None:
+            if ids:
+                self._check_ids(ids, name)
+        if not request.stop:
+            return
+        if self.vocabulary is None:
             raise ValueError("stop strings need an engine with a vocabulary; use stop_ids")
-        for string in request.stop if self.vocabulary else ():
+        vocabulary = self.vocabulary
+        for string in request.stop:
             try:
-                self.vocabulary.encode(string)
+                vocabulary.encode(string)
             except ValueError as error:
                 raise ValueError(f"stop has {string!r}: {error}") from None
 
     def _check_ids(self, ids: Sequence[int], what: str) -> None:
         if not len(ids):
             raise ValueError(f"{what} has no token; a prompt begins at least with the end-of-text token")
+        if not all(isinstance(token, int | np.integer) for token in ids):
+            raise ValueError(f"{what} has something that is no whole number; it must be token ids")
         if min(ids) < 0 or max(ids) >= self.model.vocab_size:
             raise ValueError(f"{what} has an id outside 0..{self.model.vocab_size - 1}: another model's tokenizer?")
 
@@ -285,11 +299,11 @@ class Engine:
             budget -= self._prefill.read(self.params, prompt, budget)
             if not self._prefill.holds(prompt):
                 return
-            slot, placed = self._scheduler.place()
             room = min(request.new_tokens, self.context - len(request.prompt))
-            start = self._start(request, placed.sample, room)
+            start, writing = self._start(request, job.placed, room), Writing(request, room, self.vocabulary)
+            slot, _ = self._scheduler.place()
             self._slots = steps.insert(self._slots, self._prefill.row, start, np.int32(slot))
-            self._writing[slot] = Writing(request, room, self.vocabulary)
+            self._writing[slot] = writing
 
     def _start(self, request: Request, sample: int, room: int) -> steps.Start:
         seen_BV = np.zeros((1, self.model.vocab_size), bool)

@@ -12,7 +12,9 @@ from hcxjax.checks import number, whole
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
 
-MOST_SEEDS = 2**32
+MOST_SEEDS, MOST_IDS = 2**32, 2**31
+LEAST_REACH = 1e-30
+"""A smaller top-p would be 0 in float32 and drop every token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Sampling:
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 and finite")
         if self.seed >= MOST_SEEDS:
             raise ValueError(f"seed is {self.seed}; it must be below 2^32")
+        if self.top_k >= MOST_IDS:
+            raise ValueError(f"top_k is {self.top_k}; it must be below 2^31")
 
 
 class Draws(NamedTuple):
@@ -131,7 +135,7 @@ def filtered(logits_BV: Array, draws: Draws) -> Array:
     top_k_B = jnp.where(draws.top_k_B > 0, jnp.minimum(draws.top_k_B, vocabulary), vocabulary).astype(jnp.float32)
     logits_BV = _keep_from(logits_BV, jnp.ones_like(logits_BV), top_k_B)
     chances_BV = jax.nn.softmax(logits_BV, axis=-1)
-    top_p_B = jnp.where(draws.top_p_B < 1, draws.top_p_B, jnp.inf)
+    top_p_B = jnp.where(draws.top_p_B < 1, jnp.maximum(draws.top_p_B, LEAST_REACH), jnp.inf)
     logits_BV = _keep_from(logits_BV, chances_BV, top_p_B)
     least_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(draws.min_p_B)[:, None]
     return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)

@@ -34,7 +34,7 @@ class Scheduler:
 
     Args:
       slots: how many samples run at once.
-      queue: how many requests may wait.
+      queue: how many requests may wait for a slot, besides those that free slots will take.
     """
 
     def __init__(self, slots: int, queue: int):
@@ -56,7 +56,7 @@ class Scheduler:
 
     def submit(self, request: Request) -> int:
         """The request's number; QueueFull where too many wait."""
-        if self.waiting >= self._queue:
+        if self.waiting >= self._queue + len(self._free):
             raise QueueFull(f"{self.waiting} requests wait, EngineSettings.queue allows no more")
         number, self._next = self._next, self._next + 1
         self._waiting[number] = Job(number, request)

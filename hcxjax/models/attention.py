@@ -72,12 +72,12 @@ class KVCache(NamedTuple):
             _placed(self.v_scale_LBKS, layer, positions_BT, v_scale_BKT),
         )
 
-    def part(self, layer: Array, dtype: str, start: Array, size: int) -> tuple[Array, Array]:
-        """(k_BKSH, v_BKSH) of one layer at `size` positions from `start`, in the compute dtype."""
+    def part(self, layer: Array, dtype: str, row: int, rows: int, start: Array, size: int) -> tuple[Array, Array]:
+        """(k_BKSH, v_BKSH) of one layer, of `rows` rows from `row`, at `size` positions from `start`; compute dtype."""
 
         def cut(stored: Array) -> Array:
-            at = (layer, 0, 0, start, 0)[: stored.ndim]
-            sizes = (1, *stored.shape[1:3], size, *stored.shape[4:])
+            at = (layer, row, 0, start, 0)[: stored.ndim]
+            sizes = (1, rows, stored.shape[2], size, *stored.shape[4:])
             return jax.lax.dynamic_slice(stored, at, sizes)[0]
 
         k_BKSH, v_BKSH = cut(self.k_LBKSH), cut(self.v_LBKSH)

@@ -1,6 +1,7 @@
-"""Weights as int8 with a scale for each output, for serving: a quarter of float32's memory, activations as they are."""
+"""Weights in less memory, for serving: in the compute dtype, or as int8 with a scale for each output."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,16 @@ def rows_of(table_VD: Array | Int8Weight, tokens_BT: Array, dtype: str) -> Array
         x_BTD = table_VD.values[tokens_BT].astype(jnp.float32) * table_VD.scale[tokens_BT]
         return x_BTD.astype(dtype)
     return table_VD[tokens_BT].astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def in_dtype(params: Params, dtype: str) -> Params:
+    """A decoder's parameters with all matrices in `dtype`, as matmuls round them anyway; norms stay float32."""
+
+    def leaf(path: tuple, weight: Array) -> Array:
+        return weight if "norm" in jax.tree_util.keystr(path) else weight.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 @jax.jit

@@ -377,9 +377,9 @@ def test_cancelling_frees_the_slot(model, params):
 
 def test_the_queue_has_an_end(model, params):
     engine = Engine(model, params, settings=dataclasses.replace(SETTINGS, queue=2))
-    engine.submit(Request([1]))
-    engine.submit(Request([2]))
-    with pytest.raises(QueueFull, match="2 requests wait"):
+    for number in range(SETTINGS.slots + 2):
+        engine.submit(Request([number]))
+    with pytest.raises(QueueFull, match="6 requests wait"):
         engine.submit(Request([3]))
     with pytest.raises(ValueError, match="complete needs an engine that is idle"):
         engine.complete([Request([1])])
@@ -398,6 +398,9 @@ def test_the_queue_has_an_end(model, params):
         (Request([1] * 96), r"96 tokens; the model's context is 96, prompt and answer together"),
         (Request([1], stop_ids=(1, 2, 3, 4, 5)), r"stop_ids has 5 ids; EngineSettings\.listed allows 4"),
         (Request([1], watch=(61,)), r"watch has an id outside 0\.\.60"),
+        (Request([1], stop_ids=(2**40,)), r"stop_ids has an id outside 0\.\.60"),
+        (Request([1], stop_ids=("a",)), "stop_ids has something that is no whole number"),
+        (Request([1.5, 2]), "the prompt has something that is no whole number"),
         (Request([1], stop=("a",)), "stop strings need an engine with a vocabulary"),
     ],
 )
@@ -437,7 +440,35 @@ def test_pairs_that_cannot_be_scored(engine, pair, message):
         engine.score([pair])
 
 
+@pytest.mark.parametrize("layout", [Layout(data=2, fsdp=2, tensor=2)])
+def test_weights_that_lie_elsewhere_are_moved_and_nothing_compiles(model, params, caplog, layout):
+    model = dataclasses.replace(model, norm_epsilon=1.3e-5)
+    with layout.active():
+        boxed = jax.eval_shape(LanguageModel(model).init, jax.random.key(0))
+        sharded = jax.device_put(params, layout.param_shardings(boxed))
+        engine = Engine(model, sharded, settings=dataclasses.replace(SETTINGS, slots=8))
+        engine.warm_up()
+        requests = [Request(prompt, 5, GREEDY) for prompt in PROMPTS]
+        with jax.log_compiles(True), caplog.at_level("WARNING"):
+            before = engine.complete(requests)
+            engine.swap(jax.tree.map(np.asarray, params))
+            assert engine.complete(requests) == before
+        assert not [record.message for record in caplog.records if "Compiling" in record.message]
+
+
+def test_weights_that_are_no_numbers_do_no_harm_to_what_comes_after(model, params):
+    engine = Engine(model, params, settings=SETTINGS)
+    requests = [Request(prompt, 20, GREEDY) for prompt in PROMPTS]
+    before = engine.complete(requests)
+    engine.swap(jax.tree.map(lambda leaf: leaf * np.nan, params))
+    assert np.isnan(engine.complete(requests)[0][0].logprobs).all()
+    engine.swap(params)
+    assert engine.complete(requests) == before
+
+
 def test_settings_that_cannot_be(model, params):
+    with pytest.raises(ValueError, match=r"EngineSettings\.chunk is 100; it must be a power of two"):
+        EngineSettings(chunk=100)
     with pytest.raises(ValueError, match=r"EngineSettings\.slots is 0"):
         EngineSettings(slots=0)
     with pytest.raises(ValueError, match=r"cache_dtype is 'int4'; it must be None or 'int8'"):

@@ -25,7 +25,7 @@ class Machine(RuleBasedStateMachine):
     @rule(samples=st.integers(1, 5))
     def submit(self, samples):
         requests_waiting = {number for number, _ in self.waiting}
-        if len(requests_waiting) == QUEUE:
+        if len(requests_waiting) >= QUEUE + SLOTS - len(self.running):
             with pytest.raises(QueueFull):
                 self.scheduler.submit(Request([1], samples=samples))
             return

@@ -19,8 +19,8 @@ def case(capacity, positions, seed=0):
 
 @functools.partial(jax.jit, static_argnames="capacity")
 def run(q, k, v, positions, capacity):
-    def read(start, size):
-        return tuple(jax.lax.dynamic_slice_in_dim(x, start, size, axis=2) for x in (k, v))
+    def read(row, rows, start, size):
+        return tuple(jax.lax.dynamic_slice_in_dim(x[row : row + rows], start, size, axis=2) for x in (k, v))
 
     return cached_attention(q, positions, read, capacity, SCALE)
 
@@ -41,6 +41,7 @@ def by_numpy(q, k, v, positions):
         (384, [[0], [127], [128], [383]]),  # one query a row: a step of decoding, rows at edges of parts
         (256, [[120, 121, 122, 130], [0, 1, 2, 3]]),  # several: a prompt's chunk, across an edge
         (96, [[95], [4]]),  # parts smaller than usual
+        (256, [[0], [10], [100], [127], [128], [200], [255], [3]]),  # rows in two groups
         (50, [[49], [7]]),
     ],
 )
@@ -64,7 +65,9 @@ def test_what_lies_after_the_query_is_not_seen():
     q, k, v = case(256, positions)
     late = (np.arange(256) > positions[:, 1:])[:, None, :, None]
     clean = run(q, k, v, positions, 256)
-    np.testing.assert_array_equal(run(q, np.where(late, 1e30, k), np.where(late, -1e30, v), positions, 256), clean)
+    for rest in (1e30, np.inf, np.nan):
+        found = run(q, np.where(late, rest, k), np.where(late, -rest, v), positions, 256)
+        np.testing.assert_array_equal(found, clean)
 
 
 def test_bfloat16_keeps_its_dtype_and_sums_in_float32():

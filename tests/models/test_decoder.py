@@ -171,7 +171,7 @@ def test_cache_is_written_at_its_positions_and_never_beyond_its_capacity(tiny):
     expected[1, 0, :, 0], expected[1, 0, :, 2], expected[1, 1, :, 3] = k_BTKH[0, 0], k_BTKH[0, 1], k_BTKH[1, 0]
     np.testing.assert_array_equal(written.k_LBKSH, expected)
     np.testing.assert_array_equal(written.v_LBKSH, -expected)
-    k_BKSH, v_BKSH = written.part(jnp.int32(1), "float32", jnp.int32(2), 2)
+    k_BKSH, v_BKSH = written.part(jnp.int32(1), "float32", 0, 2, jnp.int32(2), 2)
     np.testing.assert_array_equal(k_BKSH, expected[1, :, :, 2:])
     np.testing.assert_array_equal(v_BKSH, -expected[1, :, :, 2:])
 
@@ -182,7 +182,7 @@ def test_an_int8_cache_gives_back_each_vector_to_half_a_step(tiny):
     k_BTKH, v_BTKH = rng.normal(size=(2, 2, 4, 2, 16)).astype(np.float32) * 10.0 ** rng.integers(-3, 4, (2, 2, 4, 2, 1))
     k_BTKH[0, 1, 1] = 0
     positions_BT = jnp.broadcast_to(jnp.arange(4), (2, 4))
-    read = cache.write(jnp.int32(1), positions_BT, k_BTKH, v_BTKH).part(jnp.int32(1), "float32", jnp.int32(0), 4)
+    read = cache.write(jnp.int32(1), positions_BT, k_BTKH, v_BTKH).part(jnp.int32(1), "float32", 0, 2, jnp.int32(0), 4)
     for exact_BTKH, found_BKSH in zip((k_BTKH, v_BTKH), read, strict=True):
         exact_BKSH = exact_BTKH.swapaxes(1, 2)
         step = np.abs(exact_BKSH).max(-1, keepdims=True) / 127

@@ -7,7 +7,7 @@ import pytest
 
 from hcxjax.mesh import Layout
 from hcxjax.models.decoder import Decoder
-from hcxjax.models.int8 import Int8Weight, quantized
+from hcxjax.models.int8 import Int8Weight, in_dtype, quantized
 from hcxjax.objectives.language_model import LanguageModel
 
 
@@ -73,3 +73,12 @@ def test_int8_weights_lie_on_the_mesh_as_the_weights_did(tiny, random_params):
         small = quantized(params)
     gate = small["layers"]["mlp"]["gate"]["weight"].values
     assert gate.sharding.is_equivalent_to(params["layers"]["mlp"]["gate"]["weight"].sharding, 3)
+
+
+def test_weights_in_the_compute_dtype_compute_the_same(tiny, random_params, packed):
+    config = dataclasses.replace(tiny, dtype="bfloat16", tie_embeddings=False)
+    params, batch = random_params(config, 1), packed(2, 12, tiny.vocab_size)
+    small = in_dtype(params, "bfloat16")
+    np.testing.assert_array_equal(forward(config, small, batch), forward(config, params, batch))
+    assert small["embed"].dtype == small["layers"]["mlp"]["up"]["weight"].dtype == jnp.bfloat16
+    assert small["norm"]["weight"].dtype == small["layers"]["input_norm"]["weight"].dtype == jnp.float32

@@ -1,7 +1,7 @@
 """Chat templates as data: what stands before and after each turn, as text, as token ids, and as jinja for an export.
 
 A template that comes with a checkpoint is a program of somebody else's; it is never run here. The forms of the models
-that are read and trained here are written down as `HCXJAX`, `SEED` and `THINK` instead.
+that are read and trained here are written down as `HCXJAX`, `SEED`, `THINK` and `LLAMA3` instead.
 """
 
 import dataclasses
@@ -303,7 +303,27 @@ THINK = Template(
 `<|endofturn|>` in the history too. Deviations: whether the model reasons is said when the answer is opened, not left to
 it; calls of tools have no role here."""
 
-TEMPLATES = {template.name: template for template in (HCXJAX, SEED, THINK)}
+_EOT = "<|eot_id|>"
+
+
+def _llama3(role: str, follows: tuple[str, ...], end: str = "") -> Turn:
+    return Turn(f"<|start_header_id|>{role}<|end_header_id|>\n\n", _EOT, follows, end)
+
+
+LLAMA3 = Template(
+    "llama3",
+    {
+        "system": _llama3("system", (START,)),
+        "user": _llama3("user", (START, "system", ANSWER)),
+        ANSWER: _llama3(ANSWER, ("user",), end=_EOT),
+    },
+    stops=(_EOT, "<|end_of_text|>"),
+    begins="<|begin_of_text|>",
+)
+"""Llama 3 Instruct, by its model card. Deviations: content is not stripped of the spaces around it, and the block with
+dates that later versions put first is not written."""
+
+TEMPLATES = {template.name: template for template in (HCXJAX, SEED, THINK, LLAMA3)}
 
 
 def template_named(name: str) -> Template:
@@ -318,7 +338,7 @@ def template_for(vocabulary: Vocabulary) -> Template | None:
 
     `THINK` has the marks of `SEED`, so it is never chosen by these and has to be named.
     """
-    for template in (HCXJAX, SEED):
+    for template in (HCXJAX, SEED, LLAMA3):
         marks = [template.begins, *(turn.before + turn.after + turn.end for turn in template.turns.values())]
         if {*_MARK.findall("".join(marks)), *template.stops} <= vocabulary.specials.keys():
             return template

@@ -314,7 +314,7 @@ def test_impossible_batches_are_named(started, changes, message):
         ({"sources": {"a": "world:code"}, "max_dialogues": 3}, "the world speaks ko and en"),
         ({"sources": {"a": "jsonl:/nowhere/*.jsonl"}}, "no .jsonl or"),
         ({"template": "seed"}, r"has no special <\|im_start\|>"),
-        ({"template": "chatml"}, "Dialogues.template is 'chatml'; there are hcxjax, seed, think"),
+        ({"template": "chatml"}, "Dialogues.template is 'chatml'; there are hcxjax, seed, think, llama3"),
         ({"validation_share": 1.0}, "validation_share is 1.0"),
         ({"tokenizer": Tokenizer(420)}, "Tokenizer.path is None; name the tokenizer of the weights"),
         ({"validation_share": 0.999999}, "has no conversation to train on"),

@@ -11,6 +11,7 @@ they are done, with the `index` of their line, counted from 0. A command that wa
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hcxjax.checkpoint import CheckpointError
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         with opened.layout.active():
             engine = Engine(opened.model, opened.params, opened.vocabulary, settings)
             if options.input is None:
-                _show(engine, options)
+                _show(engine, opened, options)
             else:
                 prompt_files.work_through(engine, opened, options)
     except (ValueError, OSError, CheckpointError) as error:
@@ -73,7 +74,7 @@ def _check(options: argparse.Namespace) -> None:
     """What is wrong with the command line, before a model is read."""
     opening.sampling_of(options)
     if options.input is None:
-        _request(options, (0,), 0)
+        _request(options, (0,), ())
         if options.output is not None:
             raise ValueError("--output is for --input; a single prompt is written to the terminal")
         return
@@ -83,25 +84,26 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--suffix is for --prompt; a line of --input has its own")
     if Path(options.output).resolve() == Path(options.input).resolve():
         raise ValueError(f"--output is {options.output}, the input itself; name another file")
+    if not Path(options.output).parent.is_dir():
+        raise ValueError(f"--output is {options.output}, and there is no folder {Path(options.output).parent}; make it")
 
 
-def _request(options: argparse.Namespace, tokens: list[int] | tuple[int, ...], end: int) -> Request:
+def _request(options: argparse.Namespace, tokens: Sequence[int], ends: tuple[int, ...]) -> Request:
     return Request(
         tokens,
         options.new_tokens,
         opening.sampling_of(options),
-        stop_ids=(end, *options.stop),
+        stop_ids=(*ends, *options.stop),
         stop=tuple(options.stop_text),
         samples=options.samples,
     )
 
 
-def _show(engine: Engine, options: argparse.Namespace) -> None:
+def _show(engine: Engine, opened: opening.OpenModel, options: argparse.Namespace) -> None:
     """Prompt, text as it comes, suffix; of several samples the first comes, and the others follow in their order."""
-    vocabulary = engine.vocabulary
-    assert vocabulary is not None
-    prompt = Prompt(options.prompt, options.suffix)
-    engine.submit(_request(options, prompt.tokens(vocabulary), vocabulary.end_of_text))
+    begin, ends = opened.text_ids
+    tokens = Prompt(options.prompt, options.suffix).tokens(opened.vocabulary, begin)
+    engine.submit(_request(options, tokens, ends))
     held, done, current = [""] * options.samples, [False] * options.samples, 0
     print(options.prompt, end="", flush=True)
     while not engine.idle:

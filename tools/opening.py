@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +20,7 @@ from hcxjax.models.int8 import quantized
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.protocols import Params
 from hcxjax.text.templates import SEED, TEMPLATES, THINK, Template, template_for, template_named
-from hcxjax.text.vocabulary import Vocabulary
+from hcxjax.text.vocabulary import END_OF_TEXT, Vocabulary
 from hcxjax.train import Experiment
 from hcxjax.update import abstract_state
 
@@ -27,6 +28,7 @@ _KINDS = (
     "name the RUN_DIR of a training run, a folder that tools/import_hf.py wrote, or one with config.json and "
     "*.safetensors"
 )
+_IDS_FILES = ("generation_config.json", "config.json")
 _DTYPES = ("float32", "bfloat16", "float16")
 _LONGEST = 4096
 
@@ -43,6 +45,8 @@ class OpenModel:
       template: the chat form that fits it, or None.
       name: of the folder.
       step: the checkpoint that was read; 0 for weights that came from elsewhere.
+      begin: ids that stand before a text; none where the model was trained without.
+      ends: ids that end a text.
     """
 
     model: DecoderConfig
@@ -52,6 +56,22 @@ class OpenModel:
     template: Template | None
     name: str
     step: int
+    begin: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def text_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(begin, ends).
+
+        Raises:
+          ValueError: the model has neither.
+        """
+        if not self.begin and not self.ends:
+            raise ValueError(
+                f"{self.vocabulary.path} has no {END_OF_TEXT}, and no bos_token_id or eos_token_id is in "
+                f"{' or '.join(_IDS_FILES)}: write there which ids begin and end a text"
+            )
+        return self.begin, self.ends
 
 
 def open_model(path: str | Path, step: int | None = None, dtype: str | None = None) -> OpenModel:
@@ -80,9 +100,9 @@ def open_model(path: str | Path, step: int | None = None, dtype: str | None = No
     if dtype is None and jax.default_backend() == "cpu":
         dtype = "float32"
     model = dataclasses.replace(model, dtype=dtype or model.dtype)
-    return OpenModel(
-        model, params, vocabulary, layout, template or template_for(vocabulary), folder.resolve().name, step
-    )
+    template = template or template_for(vocabulary)
+    begin, ends = _text_ids(folder, vocabulary, model.vocab_size)
+    return OpenModel(model, params, vocabulary, layout, template, folder.resolve().name, step, begin, ends)
 
 
 _Opened = tuple[DecoderConfig, Params, Vocabulary, int, Template | None]
@@ -151,6 +171,40 @@ def _vocabulary(folder: Path) -> Vocabulary:
         if (folder / name).is_file():
             return Vocabulary(str(folder / name))
     raise ValueError(f"{folder} has no tokenizer.json and no tokenizer.model; copy the model's own there")
+
+
+def _text_ids(folder: Path, vocabulary: Vocabulary, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that begin a text and that end one: `<|endoftext|>`, or what the files beside a checkpoint say."""
+    if END_OF_TEXT in vocabulary.specials:
+        return (vocabulary.end_of_text,), (vocabulary.end_of_text,)
+    beside, contents = Path(vocabulary.path).parent, {}
+    for file in (*(beside / name for name in _IDS_FILES), folder / "config.json"):
+        if file.is_file():
+            contents[file] = _object(file)
+    return _ids(contents, "bos_token_id", rows), _ids(contents, "eos_token_id", rows)
+
+
+def _object(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no object")
+    inner = content.get("text_config")
+    return {**content, **inner} if isinstance(inner, dict) else content
+
+
+def _ids(contents: Mapping[Path, Mapping[str, Any]], name: str, rows: int) -> tuple[int, ...]:
+    """What the first file that says something says."""
+    for file, content in contents.items():
+        if (found := content.get(name)) is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(type(one) is int and 0 <= one < rows for one in ids):
+            raise ValueError(f"{file}: {name} is {found!r:.60}; it must be an id below {rows}, or a list of such")
+        return tuple(dict.fromkeys(ids))
+    return ()
 
 
 def _template(config: Mapping[str, Any], vocabulary: Vocabulary) -> Template | None:

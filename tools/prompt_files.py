@@ -120,6 +120,8 @@ class _Maker:
             "model": str(Path(options.model).resolve()),
             "step": opened.step,
             "tokenizer": opened.vocabulary.fingerprint,
+            "begin": list(opened.begin),
+            "ends": list(opened.ends),
             "dtype": opened.model.dtype,
             "int8": options.int8,
             "context": context,
@@ -164,8 +166,8 @@ class _Maker:
         for name in ("prompt", "suffix"):
             if name in entry and not isinstance(entry[name], str):
                 raise ValueError(f"{name} is {entry[name]!r:.60}; it must be a string")
-        prompt = Prompt(entry["prompt"], entry.get("suffix"))
-        return prompt.tokens(vocabulary), (vocabulary.end_of_text,), None
+        begin, ends = self._opened.text_ids
+        return Prompt(entry["prompt"], entry.get("suffix")).tokens(vocabulary, begin), ends, None
 
     def record(self, job: _Job) -> dict[str, Any]:
         """What the output says of a line."""

@@ -113,6 +113,8 @@ def serve(opened: OpenModel, listener: socket.socket, options: argparse.Namespac
         engine.context,
         opened.model.vocab_size,
         CallLimits(options.max_tokens, options.max_prompts, options.max_samples),
+        opened.begin,
+        opened.ends,
     )
     bridge = Bridge(engine, options.max_queue + options.slots, opened.layout.active, metrics.observe)
     hosts = (*LOOPBACK, options.host) if local and key is None else None

@@ -26,13 +26,21 @@ class Prompt:
     text: str
     suffix: str | None = None
 
-    def tokens(self, vocabulary: Vocabulary) -> list[int]:
-        """What the model is given."""
+    def tokens(self, vocabulary: Vocabulary, begin: tuple[int, ...] | None = None) -> list[int]:
+        """What the model is given.
+
+        Args:
+          begin: ids that stand before every text; None is the end-of-text token, as in our documents.
+        Raises:
+          ValueError: a suffix and a vocabulary without the three sentinels; without `begin` also one without an end of
+            text.
+        """
+        begin = (vocabulary.end_of_text,) if begin is None else begin
         prefix = vocabulary.encode(self.text)
         if self.suffix is None:
-            return [vocabulary.end_of_text, *prefix]
+            return [*begin, *prefix]
         sentinels = Sentinels(vocabulary.fim_prefix, vocabulary.fim_middle, vocabulary.fim_suffix)
-        return [vocabulary.end_of_text, *infilling_prompt(prefix, vocabulary.encode(self.suffix), sentinels)]
+        return [*begin, *infilling_prompt(prefix, vocabulary.encode(self.suffix), sentinels)]
 
     def shown(self, written: str) -> str:
         """Prompt and continuation, the model's part between ⟦ and ⟧."""

@@ -11,7 +11,7 @@ from hcxjax.serving.fields import shown
 from hcxjax.serving.refusals import Refusal, invalid, unsupported
 from hcxjax.text.infilling import Sentinels, infilling_prompt
 from hcxjax.text.templates import Template
-from hcxjax.text.vocabulary import END_OF_TEXT, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, Vocabulary
+from hcxjax.text.vocabulary import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Served:
       context: tokens of prompt and answer together.
       ids: token ids are below this.
       limits: of one request.
+      begin: ids that stand before a prompt of text.
+      ends: ids that end a completion.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Served:
     context: int
     ids: int
     limits: CallLimits
+    begin: tuple[int, ...]
+    ends: tuple[int, ...]
 
     def check_model(self, name: str) -> None:
         """404 for another model than the one that is served."""
@@ -42,15 +46,14 @@ class Served:
 
 
 def completion_requests(served: Served, call: Completion) -> list[Request]:
-    """One request a prompt; text begins with the end-of-text token, token ids are taken as they are.
+    """One request a prompt; text has `Served.begin` before it, token ids are taken as they are.
 
     Raises:
       Refusal: another model's name, ids that there are not, no room to answer, no sentinels to infill with.
     """
     served.check_model(call.options.model)
-    stops = _specials(served.vocabulary, END_OF_TEXT)
     prompts = [_prompt(served, prompt, call.suffix) for prompt in call.prompts]
-    return [_request(served, prompt, call.options, stops, "prompt") for prompt in prompts]
+    return [_request(served, prompt, call.options, served.ends, "prompt") for prompt in prompts]
 
 
 def chat_requests(served: Served, call: Chat) -> list[Request]:
@@ -71,24 +74,19 @@ def chat_requests(served: Served, call: Chat) -> list[Request]:
     return [_request(served, prompt, call.options, template.stop_ids(served.vocabulary), "messages")]
 
 
-def _specials(vocabulary: Vocabulary, *names: str) -> tuple[int, ...]:
-    return tuple(vocabulary.special(name) for name in names if name in vocabulary.specials)
-
-
 def _prompt(served: Served, prompt: str | tuple[int, ...], suffix: str | None) -> Sequence[int]:
-    begin = _specials(served.vocabulary, END_OF_TEXT)
     before = _encoded(served, prompt, "prompt") if isinstance(prompt, str) else list(prompt)
     if before and max(before) >= served.ids:
         raise invalid(f"prompt has an id outside 0..{served.ids - 1}", "prompt")
     if suffix is None:
-        return [*begin, *before] if isinstance(prompt, str) else before
-    sentinels = _specials(served.vocabulary, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX)
-    if len(sentinels) < len(Sentinels._fields):
+        return [*served.begin, *before] if isinstance(prompt, str) else before
+    names, specials = (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX), served.vocabulary.specials
+    if not specials.keys() >= set(names):
         raise unsupported("suffix", "this model's vocabulary has no sentinels to fill in the middle with")
     if not isinstance(prompt, str):
         raise unsupported("suffix", "with it the prompt must be text")
     after = _encoded(served, suffix, "suffix")
-    return [*begin, *infilling_prompt(before, after, Sentinels(*sentinels))]
+    return [*served.begin, *infilling_prompt(before, after, Sentinels(*map(specials.__getitem__, names)))]
 
 
 def _encoded(served: Served, text: str, param: str) -> list[int]:

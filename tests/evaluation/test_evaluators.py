@@ -123,3 +123,5 @@ def test_a_gap_is_asked_for_between_sentinels():
     letters = Characters()
     assert Prompt("ab", "c").tokens(letters) == [0, 1, 4, 5, 3, 6, 2]
     assert Prompt("ab").tokens(letters) == [0, 4, 5]
+    assert Prompt("ab").tokens(letters, (8, 9)) == [8, 9, 4, 5]
+    assert Prompt("ab", "c").tokens(letters, ()) == [1, 4, 5, 3, 6, 2]

@@ -124,7 +124,7 @@ def running(engine, vocabulary, *, key=KEY, hosts=None, grace=1.0, wait=True, co
     capacity = limits.pop("capacity", 64)
     served = Served(
         "fake/korean", Vocabulary(vocabulary.path), template_for(vocabulary), engine.context, engine.ids,
-        CallLimits(**{"max_tokens": 200, **limits}),
+        CallLimits(**{"max_tokens": 200, **limits}), (vocabulary.end_of_text,), (vocabulary.end_of_text,),
     )  # fmt: skip
     bridge = Bridge(engine, capacity, observe=metrics.observe)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """The tool that lets a run write, on the run of the whole-run tests."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -92,6 +93,33 @@ def test_a_stop_text_ends_it(run, capsys):
 def test_mistakes_are_one_line(run, capsys, arguments, message):
     assert generate.main(["--model", str(run), "--prompt", "a", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_for_the_output_is_looked_for_before_the_model(run, tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text("{}")
+    files = ("--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "no" / "out.jsonl"))
+    assert generate.main(["--model", str(tmp_path / "nothing"), *files]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"there is no folder {tmp_path / 'no'}" in error
+
+
+def test_a_text_begins_and_ends_as_its_model_says(run, capsys, monkeypatch, tmp_path):
+    """The ids of the one place that says so, whether a prompt is given or a file."""
+    opened = generate.opening.open_model
+    other = lambda *given: dataclasses.replace(opened(*given), begin=(5, 6), ends=(7, 8))  # noqa: E731
+    asked, submit = [], Engine.submit
+    monkeypatch.setattr(generate.opening, "open_model", other)
+    monkeypatch.setattr(Engine, "submit", lambda engine, given: asked.append(given) or submit(engine, given))
+    written(capsys, run, "--prompt", "a", "--new_tokens", "1", "--stop", "9")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "stop": [9]}')
+    written(capsys, run, "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "o"), "--new_tokens", "1")
+    assert [tuple(request.prompt[:2]) for request in asked] == [(5, 6)] * 2
+    assert [request.stop_ids for request in asked] == [(7, 8, 9)] * 2
+    neither = lambda *given: dataclasses.replace(opened(*given), begin=(), ends=())  # noqa: E731
+    monkeypatch.setattr(generate.opening, "open_model", neither)
+    assert generate.main(["--model", str(run), "--prompt", "a"]) == 1
+    assert "no bos_token_id or eos_token_id is in" in capsys.readouterr().err
 
 
 def test_a_prompt_longer_than_the_context_is_named(run, capsys):

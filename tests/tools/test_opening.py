@@ -13,7 +13,7 @@ import pytest
 from hcxjax.checkpoint import CheckpointError
 from hcxjax.main import configure
 from hcxjax.models.config import DecoderConfig
-from hcxjax.text.templates import HCXJAX, SEED, THINK
+from hcxjax.text.templates import HCXJAX, LLAMA3, SEED, THINK
 from tools import opening
 from tools.opening import open_model
 
@@ -87,6 +87,64 @@ def test_a_source_without_a_vocabulary_is_refused(whole, monkeypatch):
     monkeypatch.setattr(opening, "configure", stripped)
     with pytest.raises(ValueError, match="its source, object, keeps no vocabulary"):
         open_model(whole)
+
+
+@pytest.fixture
+def llama(folder, tmp_path):
+    """A copy with a tokenizer of Llama 3's names; `write(file, …)` changes fields of a file."""
+    copy = shutil.copytree(folder, tmp_path / "llama")
+    tokenizer = (copy / "tokenizer.json").read_text()
+    names = {"endoftext": "begin_of_text", "im_start": "start_header_id", "im_end": "end_header_id"}
+    for seed, llama3 in (names | {"stop": "end_of_text", "endofturn": "eot_id"}).items():
+        tokenizer = tokenizer.replace(f"<|{seed}|>", f"<|{llama3}|>")
+    (copy / "tokenizer.json").write_text(tokenizer)
+    for name in ("config.json", "generation_config.json"):
+        write(copy / name, bos_token_id=None, eos_token_id=None)
+    return copy
+
+
+def write(file, **fields) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_our_documents_begin_and_end_with_the_end_of_text(whole, folder):
+    for opened in (open_model(whole), open_model(folder)):
+        assert opened.text_ids == ((opened.vocabulary.end_of_text,), (opened.vocabulary.end_of_text,))
+
+
+def test_another_checkpoint_says_what_begins_and_ends_a_text(llama):
+    from tools.import_hf import import_model
+
+    write(llama / "config.json", bos_token_id=5, eos_token_id=6)
+    assert open_model(llama).text_ids == ((5,), (6,))
+    write(llama / "generation_config.json", eos_token_id=[7, 8])
+    assert open_model(llama).template is LLAMA3
+    imported = llama.with_name("imported")
+    import_model(llama, imported)
+    for path in (llama, imported):
+        assert open_model(path).text_ids == ((5,), (7, 8))
+    inner = json.loads((llama / "config.json").read_text()) | {"bos_token_id": 9}
+    (llama / "config.json").write_text(json.dumps({"text_config": inner}))
+    assert open_model(llama).begin == (9,)
+
+
+def test_a_model_that_says_neither_can_still_talk(llama):
+    opened = open_model(llama)
+    assert (opened.template, opened.begin, opened.ends) == (LLAMA3, (), ())
+    with pytest.raises(ValueError, match=r"has no <\|endoftext\|>, and no bos_token_id or eos_token_id is in"):
+        opened.text_ids  # noqa: B018
+    write(llama / "config.json", eos_token_id=5)
+    assert open_model(llama).text_ids == ((), (5,))
+
+
+@pytest.mark.parametrize("wrong", ["x", 300, -1, True, [1, None], 1.0])
+def test_ids_that_there_are_not_are_named(llama, wrong):
+    write(llama / "generation_config.json", eos_token_id=wrong)
+    with pytest.raises(ValueError, match=r"generation_config\.json: eos_token_id is .* it must be an id below 300"):
+        open_model(llama)
+    (llama / "generation_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"generation_config\.json is no JSON"):
+        open_model(llama)
 
 
 def test_a_vocabulary_without_the_marks_has_no_template(folder, tmp_path):

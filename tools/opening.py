@@ -16,7 +16,7 @@ from hcxjax.inference.sampling import Sampling
 from hcxjax.main import configure
 from hcxjax.mesh import Layout, unbox
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.int8 import quantized
+from hcxjax.models.int8 import in_dtype, quantized
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.protocols import Params
 from hcxjax.text.templates import SEED, TEMPLATES, THINK, Template, template_for, template_named
@@ -280,10 +280,10 @@ def add_sampling_arguments(arguments: argparse.ArgumentParser, new_tokens: int =
 def open_named(options: argparse.Namespace) -> OpenModel:
     """The model that the command line names."""
     opened = open_model(options.model, options.step, options.dtype)
-    if options.int8 not in ("weights", "both"):
-        return opened
     with opened.layout.active():
-        return dataclasses.replace(opened, params=quantized(opened.params))
+        rounded = options.int8 in ("weights", "both")
+        params = quantized(opened.params) if rounded else in_dtype(opened.params, opened.model.dtype)
+    return dataclasses.replace(opened, params=params)
 
 
 def settings_of(options: argparse.Namespace, opened: OpenModel, **fields: int) -> EngineSettings:

@@ -1,7 +1,6 @@
 """Weights in less memory, for serving: in the compute dtype, or as int8 with a scale for each output."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +55,12 @@ def rows_of(table_VD: Array | Int8Weight, tokens_BT: Array, dtype: str) -> Array
     return table_VD[tokens_BT].astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def in_dtype(params: Params, dtype: str) -> Params:
     """A decoder's parameters with all matrices in `dtype`, as matmuls round them anyway; norms stay float32."""
 
     def leaf(path: tuple, weight: Array) -> Array:
-        return weight if "norm" in jax.tree_util.keystr(path) else weight.astype(dtype)
+        kept = weight.dtype == jnp.dtype(dtype) or "norm" in jax.tree_util.keystr(path)
+        return weight if kept else weight.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, params)
 

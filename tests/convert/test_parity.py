@@ -7,6 +7,9 @@ import pytest
 
 from hcxjax.convert.config import decoder_config, read_config
 from hcxjax.convert.model import load
+from hcxjax.inference.engine import Engine, EngineSettings
+from hcxjax.inference.requests import Request
+from hcxjax.inference.sampling import Sampling
 from hcxjax.mesh import Layout
 
 torch = pytest.importorskip("torch")
@@ -88,6 +91,9 @@ def test_logits_and_greedy_tokens(name, tmp_path, logits):
     np.testing.assert_allclose(logits_BTV, expected_BTV, atol=1e-4, rtol=0)
     # Given what transformers wrote so far, ours writes the same next token, and so, token by token, the same text.
     assert logits_BTV[1, 19:-1].argmax(-1).tolist() == tokens_BT[1, 20:].tolist()
+    engine = Engine(config, params, settings=EngineSettings(slots=1, context=256, chunk=16))
+    (sample,) = engine.complete([Request(drawn[:20].tolist(), 200, Sampling(temperature=0))])[0]
+    assert sample.tokens == tokens_BT[1, 20:].tolist()
 
 
 def test_older_spelling_of_rotary_settings():

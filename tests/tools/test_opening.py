@@ -224,3 +224,9 @@ def test_int8_rounds_what_it_names(folder, int8, weights, cache):
         {"int8"} if weights == "int8" else set()
     )
     assert opening.settings_of(given, opened, slots=3).cache_dtype == cache
+
+
+def test_weights_are_kept_in_the_compute_dtype(folder):
+    opened = opening.open_named(options("--model", str(folder), "--dtype", "bfloat16"))
+    assert opened.params["embed"].dtype == opened.params["layers"]["mlp"]["up"]["weight"].dtype == "bfloat16"
+    assert opened.params["norm"]["weight"].dtype == "float32"

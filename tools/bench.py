@@ -237,7 +237,7 @@ def measure_torch(shape: dict[str, Any], steps: int) -> dict[str, float]:
             max_position_embeddings=shape["max_length"],
             tie_word_embeddings=shape["tie_embeddings"],
             use_cache=False,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         )
     )
     adamw = torch.optim.AdamW(llama.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

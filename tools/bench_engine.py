@@ -177,7 +177,7 @@ def measure_transformers(options: argparse.Namespace, batch: int) -> dict[str, A
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    llama = transformers.AutoModelForCausalLM.from_pretrained(
+    llama: Any = transformers.AutoModelForCausalLM.from_pretrained(
         options.folder, dtype=getattr(torch, options.dtype), attn_implementation="sdpa"
     )
     llama = llama.to(device).eval()

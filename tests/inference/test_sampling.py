@@ -83,6 +83,14 @@ def test_equal_logits_stay_or_go_together():
     np.testing.assert_array_equal(kept[2], logits_V == 3)
 
 
+def test_the_next_smaller_float_is_another_logit():
+    above = np.float32(1.5)
+    for kept in (above, -above, np.float32(1e-38)):
+        logits_BV = np.array([[np.nextafter(kept, np.float32(-np.inf)), kept, kept - 1]], np.float32)
+        assert np.isfinite(keep(logits_BV, asked([Sampling(top_k=1)]))).tolist() == [[False, True, False]]
+        assert np.isfinite(keep(logits_BV, asked([Sampling(top_k=2)]))).tolist() == [[True, True, False]]
+
+
 def test_temperature_zero_takes_the_most_likely():
     logits_BV = logits(20, 23)
     np.testing.assert_array_equal(draw(logits_BV, Sampling(temperature=0, top_k=3)), logits_BV.argmax(-1))

@@ -70,6 +70,13 @@ def test_what_lies_after_the_query_is_not_seen():
         np.testing.assert_array_equal(found, clean)
 
 
+def test_scores_far_below_0_are_no_trouble():
+    positions = np.array([[200], [30]], np.int32)
+    q, k, v = case(256, positions)
+    q, k = 20 + abs(q), -20 - abs(k)
+    np.testing.assert_allclose(run(q, k, v, positions, 256), by_numpy(q, k, v, positions), atol=1e-3)
+
+
 def test_bfloat16_keeps_its_dtype_and_sums_in_float32():
     positions = np.array([[200], [30]], np.int32)
     q, k, v = case(256, positions)

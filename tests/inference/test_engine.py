@@ -137,6 +137,7 @@ def under_load(engine, requests, draw: random.Random):
             sample = found[numbers[delta.request]][delta.sample]
             assert sample.finish is None, "nothing comes after the end"
             sample.add(delta)
+    assert not np.any(engine._slots.left_B), "the device, too, knows that all are done"
     return found, cancelled
 
 
@@ -551,6 +552,8 @@ def test_a_slot_that_a_stop_string_ended_is_free_at_once(model, params):
         rounds += 1
     assert after == whole
     assert rounds == 1 + -(-60 // SETTINGS.steps), "one round for the first"
+    engine.complete([dataclasses.replace(request, stop=(first,))])
+    assert not np.any(engine._slots.left_B)
 
 
 def test_a_stop_string_that_is_no_text_is_refused_before_it_waits(model, params):

@@ -374,6 +374,11 @@ def test_cancelling_frees_the_slot(model, params):
     assert (engine.active_slots, engine.waiting) == (4, 0), "the one that waited has the slot"
     while not engine.idle:
         assert not {delta.request for delta in engine.advance()} & {numbers[1], numbers[5]}
+    number = engine.submit(Request([1], 50, GREEDY))
+    engine.advance()
+    engine.cancel(number)
+    assert [delta.finish for delta in engine.advance()] == ["cancelled"]
+    assert not np.any(engine._slots.left_B), "the device stops writing, too"
 
 
 def test_the_queue_has_an_end(model, params):

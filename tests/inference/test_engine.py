@@ -112,6 +112,7 @@ def random_request(draw: random.Random, vocab: int, beginnings) -> Request:
         new_tokens=draw.choice([1, 2, 7, 20, 40]),
         sampling=sampling,
         stop_ids=tuple(draw.sample(range(vocab), draw.choice([0, 0, 1, 3]))),
+        stop=tuple(draw.sample(["a", "가", "bc", "서울", "\n나"], draw.choice([0, 0, 1, 2]))),
         samples=draw.choice([1, 1, 1, 2, 5]),
         stream=draw.randrange(100),
         watch=tuple(draw.sample(range(vocab), draw.choice([0, 2]))),
@@ -145,9 +146,9 @@ def check_load(model, params, count, seed):
     draw = random.Random(seed)
     beginnings = [[], [1, 2, 3], [draw.randrange(model.vocab_size) for _ in range(20)], list(range(40))]
     requests = [random_request(draw, model.vocab_size, beginnings) for _ in range(count)]
-    engine = Engine(model, params, settings=SETTINGS)
+    engine = Engine(model, params, Pieces(), SETTINGS)
     found, cancelled = under_load(engine, requests, draw)
-    alone = Engine(model, params, settings=dataclasses.replace(SETTINGS, prefix_tokens=0))
+    alone = Engine(model, params, Pieces(), dataclasses.replace(SETTINGS, prefix_tokens=0))
     tokens = ties = cut = 0
     for number, request in enumerate(requests):
         (again,) = alone.complete([request])
@@ -159,7 +160,7 @@ def check_load(model, params, count, seed):
                 assert loaded.tokens == lonely.tokens[:length] and loaded.logprobs == lonely.logprobs[:length]
                 continue
             assert loaded.tokens == lonely.tokens and loaded.logprobs == lonely.logprobs, "bit for bit"
-            assert loaded.finish == lonely.finish
+            assert loaded.finish == lonely.finish and loaded.text == lonely.text
             assert (loaded.watched is None) == (not request.watch)
             if request.watch:
                 np.testing.assert_array_equal(loaded.watched, lonely.watched)
@@ -301,7 +302,7 @@ def test_scoring_shares_beginnings_and_disturbs_no_reading(model, params):
 
 def test_nothing_compiles_after_the_warm_up(model, params, caplog):
     model = dataclasses.replace(model, norm_epsilon=1.1e-5)  # a program of its own
-    engine = Engine(model, params, settings=SETTINGS)
+    engine = Engine(model, params, Pieces(), SETTINGS)
     engine.warm_up(scoring=True)
     with jax.log_compiles(True), caplog.at_level("WARNING"):
         draw = random.Random(5)

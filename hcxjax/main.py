@@ -43,7 +43,7 @@ from hcxjax.inference.sampling import Sampling
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig, RopeScaling
 from hcxjax.objectives.language_model import LanguageModel
-from hcxjax.optim import AdamW, Cosine, SpikeGuard, WarmupStableDecay
+from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, WarmupStableDecay
 from hcxjax.phases import Phase
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
 from hcxjax.train import Experiment, TrainingError, Watch
@@ -87,6 +87,7 @@ _PARTS: tuple[type, ...] = (
     Layout,
     Length,
     LetterShare,
+    Linear,
     Lines,
     Local,
     MLflow,

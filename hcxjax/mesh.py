@@ -37,17 +37,31 @@ class Layout:
     Attributes:
       data, fsdp, tensor: sizes of the mesh axes; one of them may be -1, which takes all devices that are left.
       rules: overrides, put before `RULES`.
+      devices: (first, last + 1) of jax's devices, for a mesh over some of them; None takes all.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     rules: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
+    devices: tuple[int, int] | None = None
+
+    @property
+    def chosen(self) -> list[jax.Device]:
+        """The devices of the mesh."""
+        present = jax.devices()
+        first, end = (0, len(present)) if self.devices is None else self.devices
+        if not 0 <= first < end <= len(present):
+            raise ValueError(
+                f"Layout.devices is {self.devices}; it must be (first, last + 1) within the {len(present)} devices "
+                "that are present"
+            )
+        return present[first:end]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes in the order of `AXES`, -1 resolved."""
-        sizes, devices = [getattr(self, axis) for axis in AXES], jax.device_count()
+        sizes, devices = [getattr(self, axis) for axis in AXES], len(self.chosen)
         for axis, size in zip(AXES, sizes, strict=True):
             if size == 0 or size < -1:
                 raise ValueError(
@@ -66,7 +80,7 @@ class Layout:
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The jax mesh; Auto axes, because Linen's partitioned initialisers need them."""
-        return jax.make_mesh(self.shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return jax.make_mesh(self.shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=self.chosen)
 
     @contextmanager
     def active(self) -> Iterator[jax.sharding.Mesh]:

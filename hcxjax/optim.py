@@ -23,7 +23,7 @@ class Optimizer(Protocol):
     def learning_rate(self, step: Array) -> Array: ...
 
 
-def _check_schedule(schedule: "Cosine | WarmupStableDecay") -> None:
+def _check_schedule(schedule: "Cosine | WarmupStableDecay | Linear") -> None:
     name = type(schedule).__name__
     number(schedule, "peak", "final_share")
     whole(schedule, 1, "steps")
@@ -89,6 +89,33 @@ class WarmupStableDecay:
         after = self.steps - self._decay - self.warmup
         down = optax.linear_schedule(self.peak, self.final_share * self.peak, self._decay, transition_begin=after)
         return _warmed(self.peak, self.warmup, down)(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A line from `peak` at update 0 down to `final_share · peak` at `steps`, after linear warm-up.
+
+    Source: Huang et al. 2024 ("The N+ Implementation Details of RLHF with PPO"), arXiv:2403.17031: to 0, the same rate
+    for all updates on a rollout.
+
+    Attributes:
+      hold: updates in a row that share a rate.
+    """
+
+    peak: float
+    steps: int
+    warmup: int = 0
+    final_share: float = 0.0
+    hold: int = 1
+
+    def __post_init__(self):
+        _check_schedule(self)
+        whole(self, 1, "hold")
+
+    def __call__(self, step: ArrayLike) -> ArrayLike:
+        """Learning rate of update `step`, from 0."""
+        down = optax.linear_schedule(self.peak, self.final_share * self.peak, max(1, self.steps - self.warmup))
+        return _warmed(self.peak, self.warmup, down)(jnp.asarray(step) // self.hold * self.hold)
 
 
 def _warmed(peak: float, warmup: int, then: Schedule) -> Schedule:
@@ -157,12 +184,14 @@ class SpikeGuard:
     is taken as 1e-20.
 
     Attributes:
+      loss: judge the loss too, not the gradient norm alone; off for a loss that changes its sign.
       deviations, least_factor: both must be exceeded.
       memory: updates that the running statistics look back on.
       warmup: updates before the guard acts.
       patience: skipped updates in a row after which the run stops.
     """
 
+    loss: bool = True
     deviations: float = 6.0
     least_factor: float = 2.0
     memory: int = 100
@@ -179,8 +208,9 @@ class SpikeGuard:
     ) -> tuple[Array, SpikeStatistics]:
         """(skip, new statistics); values that are not finite, and batches under a `veto`, are skipped too."""
         values_M = jnp.stack([loss, norm]).astype(jnp.float32)
-        logs_M = jnp.log(jnp.maximum(values_M, 1e-20))
         finite = jnp.all(jnp.isfinite(values_M))
+        values_M = values_M if self.loss else jnp.stack([norm, norm]).astype(jnp.float32)
+        logs_M = jnp.log(jnp.maximum(values_M, 1e-20))
         excess_M = logs_M - statistics.mean_M
         margin_M = jnp.maximum(self.deviations * jnp.sqrt(statistics.variance_M), jnp.log(self.least_factor))
         spike = (statistics.count >= self.warmup) & jnp.any(excess_M > margin_M)

@@ -85,6 +85,10 @@ class Source(Protocol):
         """The batch of update `step` (from 0) as global arrays."""
         ...
 
+    def measures(self) -> Mapping[str, float]:
+        """Numbers about the batch that was given last which its update does not know, such as how it was made."""
+        ...
+
     def get_state(self) -> PyTree:
         """All that `next` needs to repeat; leaves are integers or global arrays."""
         ...

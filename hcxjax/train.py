@@ -210,7 +210,7 @@ def _loop(
         batch = phases.next(state.params, step)
         experiment.layout.check_batch(len(next(iter(batch.values()))), phase.accumulate)
         state, metrics = compiled(experiment.recipe(phase), state, batch)
-        log.push(step, metrics, phase.objective.flops(batch))
+        log.push(step, metrics, phase.objective.flops(batch), phase.source.measures())
         if trace.due(step):
             log.flush()  # waits for the update, which is dispatched and not done
             trace.stop()
@@ -293,7 +293,7 @@ class UpdateLog:
         self._experiment = experiment
         self._start = start
         self._clock = Clock()
-        self._pending: tuple[int, Mapping[str, Mean | Maximum], float] | None = None
+        self._pending: tuple[int, Mapping[str, Mean | Maximum], float, Mapping[str, float]] | None = None
         self._trackers = experiment.trackers if jax.process_index() == 0 else ()
 
     def __enter__(self) -> "UpdateLog":
@@ -305,21 +305,27 @@ class UpdateLog:
         for tracker in self._trackers:
             tracker.close()
 
-    def push(self, step: int, metrics: Mapping[str, Mean | Maximum], flops: float) -> None:
-        """Takes the metrics of an update that was just dispatched, and tells of the one before."""
+    def push(
+        self, step: int, metrics: Mapping[str, Mean | Maximum], flops: float, measures: Mapping[str, float]
+    ) -> None:
+        """Takes the metrics of an update that was just dispatched, and tells of the one before.
+
+        Args:
+          measures: what the source says of its batch, told as it is.
+        """
         self.flush()
-        self._pending = (step, metrics, flops)
+        self._pending = (step, metrics, flops, measures)
 
     def flush(self) -> None:
         """Waits for the update that was pushed last and tells of it. TrainingError if it cannot go on."""
         if self._pending is None:
             return
-        (step, metrics, flops), self._pending = self._pending, None
+        (step, metrics, flops, measures), self._pending = self._pending, None
         fetched = jax.device_get(metrics).items()
         values = {name: _value(metric) for name, metric in fetched if not _empty(metric)}
         self._clock.update_done(values["weight"])
         named = {f"train/{name}": value for name, value in values.items()}
-        self.tell(step, named | self._clock.metrics(flops))
+        self.tell(step, named | self._clock.metrics(flops) | dict(measures))
         self._check(step, values)
 
     def rest(self) -> None:

@@ -7,14 +7,15 @@ only worse.
 import dataclasses
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from hcxjax.checkpoint import CheckpointError, CheckpointFolder, KeepPolicy, read
-from hcxjax.protocols import Array, Params
+from hcxjax.mesh import Layout, unbox
+from hcxjax.protocols import Array, Params, PyTree
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +176,26 @@ class WarmStart:
             elif other.dtype != here.dtype:
                 yield f"{ours} is {other.dtype} in {place}, {here.dtype} here"
         yield from (f"{name} of {place} is not in this run's model" for name in sorted(there.keys() - under.keys()))
+
+
+def read_frozen(init: Callable[[Array], PyTree], folder: str, layout: Layout) -> Params:
+    """Parameters that are used and not trained, on the devices of `layout`.
+
+    Args:
+      init: key → boxed parameters, for their shapes and logical axes; nothing is drawn.
+      folder: a run's RUN_DIR (FOLDER@STEP for an older checkpoint), or an imported model's.
+    Raises:
+      ValueError: there is no checkpoint, or it holds other parameters.
+      CheckpointError: it is damaged.
+    """
+    with layout.active():
+        boxed = jax.eval_shape(init, jax.random.key(0))
+        template = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            unbox(boxed),
+            layout.param_shardings(boxed),
+        )
+    return _nested(WarmStart.parse(folder).read(template))
 
 
 def by_path(tree: Params) -> dict[str, Any]:

@@ -15,7 +15,8 @@ FLOORS = (
     {"kernels", "mesh", "text", "world", "phases"},
     {"models"},
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},
-    {"data", "evaluation", "serving", "planning", "update", "warm_start"},
+    {"update", "warm_start"},
+    {"data", "evaluation", "serving", "planning"},
     {"train"},
     {"main", "pipeline"},
 )

@@ -131,3 +131,12 @@ def test_unbox_takes_arrays_and_shapes():
     assert tree["b"] == {"c": 1}
     with CUBE.active():
         assert unbox(jax.eval_shape(lambda: {"a": box}))["a"].shape == (3,)
+
+
+def test_a_mesh_over_some_of_the_devices():
+    layout = Layout(data=-1, tensor=2, devices=(4, 8))
+    assert layout.shape == (2, 1, 2)
+    assert list(layout.mesh.devices.flat) == jax.devices()[4:8]
+    for devices in ((0, 9), (3, 3), (-1, 2)):
+        with pytest.raises(ValueError, match=r"Layout\.devices is .* within the 8 devices"):
+            Layout(devices=devices).mesh  # noqa: B018

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from hcxjax.optim import AdamW, Cosine, SpikeGuard, SpikeStatistics, WarmupStableDecay
+from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, SpikeStatistics, WarmupStableDecay
 
 
 @pytest.mark.parametrize(("warmup", "final"), [(0, 0.1), (5, 0.0), (20, 0.3)])
@@ -150,3 +150,20 @@ def test_the_guard_waits_for_its_warmup_and_for_deviations():
     assert judge_all(SpikeGuard(warmup=5, deviations=1.0), noisy, noisy)[0][-1]
     nothing = [0.0] * 4
     assert not any(judge_all(SpikeGuard(warmup=2), nothing, nothing)[0])
+
+
+def test_linear_holds_its_rate_over_the_updates_of_a_rollout():
+    schedule = Linear(3e-6, steps=8, hold=4)
+    np.testing.assert_allclose([float(schedule(step)) for step in range(8)], [3e-6] * 4 + [1.5e-6] * 4, rtol=1e-6)
+    np.testing.assert_allclose(float(Linear(2.0, steps=10, final_share=0.1)(10)), 0.2, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"Linear\.hold is 0"):
+        Linear(1e-3, steps=8, hold=0)
+
+
+def test_the_guard_may_leave_the_loss_out():
+    guard, statistics = SpikeGuard(loss=False, warmup=0, memory=4), SpikeStatistics.empty()
+    for loss in (1.0, -0.5, -1e-9, 50.0):
+        skip, statistics = guard.judge(statistics, jnp.float32(loss), jnp.float32(1.0))
+        assert not skip
+    assert guard.judge(statistics, jnp.float32(0.1), jnp.float32(9.0))[0], "the norm still counts"
+    assert guard.judge(statistics, jnp.float32(jnp.nan), jnp.float32(1.0))[0]

@@ -59,6 +59,9 @@ class Numbers:
         rows = {"x_B": x_B, "skip_B": np.full(ROWS, float(step in self.skips), np.float32)}
         return self.layout.shard_batch(lambda a, b: {name: value[a:b] for name, value in rows.items()}, ROWS)
 
+    def measures(self):
+        return {"source/asked": float(len(self.asked))}
+
     def get_state(self):
         return {"position": self.position}
 
@@ -220,3 +223,8 @@ def test_state_lies_on_the_mesh(tmp_path):
     train(experiment(tmp_path, layout=layout))
     assert jax.device_count() == 8
     assert list(told(tmp_path, "train/loss")) == list(range(1, 9))
+
+
+def test_what_the_source_measures_is_told_with_the_update_of_its_batch(tmp_path):
+    experiment(tmp_path).run()
+    assert told(tmp_path, "source/asked") == {step: float(step) for step in range(1, 9)}

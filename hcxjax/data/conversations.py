@@ -126,6 +126,10 @@ class Conversations:
             lambda start, stop: self._builder.build(rows, start, stop), len(rows.conversations)
         )
 
+    def measures(self) -> dict[str, float]:
+        """None: the update knows all."""
+        return {}
+
     def get_state(self) -> dict[str, int]:
         """The next step and what the data is made of; integers alone."""
         return {"position": self._step, **self._fingerprints}

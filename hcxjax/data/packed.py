@@ -134,6 +134,10 @@ class PackedTokens:
         first = step * self.batch
         return self._layout.shard_batch(lambda start, stop: self.rows(first + start, first + stop), self.batch)
 
+    def measures(self) -> dict[str, float]:
+        """None: the update knows all."""
+        return {}
+
     def get_state(self) -> dict[str, int]:
         """The next step and what the data is made of; integers alone."""
         return {"position": self._step, **self._fingerprints}

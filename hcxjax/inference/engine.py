@@ -318,7 +318,10 @@ class Engine:
             np.array([room], np.int32),
             seen_BV,
             steps.Ask(
-                Draws.of(request.sampling, request.stream + sample), filled(request.stop_ids), filled(request.watch)
+                Draws.of(request.sampling, request.stream + sample),
+                np.array([request.logprob_temperature], np.float32),
+                filled(request.stop_ids),
+                filled(request.watch),
             ),
         )
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hcxjax.checks import whole
+from hcxjax.checks import number, whole
 from hcxjax.inference.sampling import MOST_SEEDS, Sampling
 
 
@@ -23,6 +23,8 @@ class Request:
       samples: continuations of the one prompt, which is prefilled once.
       stream: number of the request under its seed: draws are a function of (seed, stream + sample, position).
       watch: ids whose log-probabilities are wanted at every position.
+      logprob_temperature: divides the logits of the log-probabilities that are told. Reinforcement learning has them
+        under the distribution that it samples from; else they are the model's own.
     """
 
     prompt: Sequence[int]
@@ -33,10 +35,14 @@ class Request:
     samples: int = 1
     stream: int = 0
     watch: tuple[int, ...] = ()
+    logprob_temperature: float = 1.0
 
     def __post_init__(self):
         whole(self, 1, "new_tokens", "samples")
         whole(self, 0, "stream")
+        number(self, "logprob_temperature")
+        if not 0 < self.logprob_temperature < float("inf"):
+            raise ValueError(f"logprob_temperature is {self.logprob_temperature}; it must be above 0 and finite")
         if self.stream + self.samples > MOST_SEEDS:
             raise ValueError(f"stream is {self.stream}; with {self.samples} samples it must stay below 2^32")
         if isinstance(self.stop, str) or not all(self.stop):
@@ -49,7 +55,8 @@ class Delta(NamedTuple):
     Attributes:
       request, sample: whose.
       tokens: new ids.
-      logprobs: log p of each under the model itself (temperature 1, nothing dropped), in nats.
+      logprobs: log p of each under the model itself (nothing dropped or penalised, `Request.logprob_temperature`), in
+        nats.
       text: whole characters; what may be the beginning of a stop string is held back until that is known.
       finish: None while it goes on, then 'stop' (a stop id or string), 'length' or 'cancelled'.
       watched: float32 [tokens, watch], log-probabilities of the watched ids; None if none are.

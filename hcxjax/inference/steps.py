@@ -33,10 +33,12 @@ class Ask(NamedTuple):
 
     Attributes:
       draws: how they sample.
+      divisor_B: temperature of the log-probabilities that are told.
       stops_BW, watched_BW: ids, filled up with `NO_TOKEN`.
     """
 
     draws: Draws
+    divisor_B: Array | np.ndarray
     stops_BW: Array | np.ndarray
     watched_BW: Array | np.ndarray
 
@@ -75,7 +77,7 @@ class Written(NamedTuple):
 
     Attributes:
       token_TB: ids; `NO_TOKEN` where a slot was not running.
-      logprob_TB: log p of each token under the model.
+      logprob_TB: log p of each token under the model, its logits divided as was asked.
       watched_TBW: log p of the watched ids.
     """
 
@@ -94,7 +96,7 @@ def free_slots(model: DecoderConfig, slots: int, capacity: int, cache_dtype: str
     ones = jnp.ones(slots, "float32")
     draws = Draws(zeros("float32"), zeros("int32"), ones, zeros("float32"), ones + 0, zeros("uint32"), zeros("uint32"))
     nothing_BW = jnp.full((slots, listed), NO_TOKEN, jnp.int32)
-    ask = Ask(draws, nothing_BW, nothing_BW + 0)
+    ask = Ask(draws, ones * 1, nothing_BW, nothing_BW + 0)
     seen_BV = jnp.zeros((slots, model.vocab_size), bool)
     cache = KVCache.empty(model, slots, capacity, cache_dtype)
     return _laid_out(Slots(cache, zeros("int32"), zeros("int32"), zeros("int32"), seen_BV, ask))
@@ -214,8 +216,9 @@ def _step(model: DecoderConfig, params: Params, slots: Slots) -> tuple[Slots, Wr
     x_B1D, cache = apply(model, params, Decoder.extend, slots.token_B[:, None], position_B[:, None], slots.cache)
     logits_B1V = apply(model, params, Decoder.logits, x_B1D)
     token_B = sample(logits_B1V[:, 0], slots.seen_BV, position_B + 1, running_B, slots.ask.draws)
-    scores = scores_under(logits_B1V, token_B[:, None])
-    watched_BW = jnp.take_along_axis(logits_B1V[:, 0], jnp.maximum(slots.ask.watched_BW, 0), axis=-1)
+    told_B1V = logits_B1V / slots.ask.divisor_B[:, None, None]
+    scores = scores_under(told_B1V, token_B[:, None])
+    watched_BW = jnp.take_along_axis(told_B1V[:, 0], jnp.maximum(slots.ask.watched_BW, 0), axis=-1)
     new = Written(jnp.where(running_B, token_B, NO_TOKEN), scores.logprob_BT[:, 0], watched_BW - scores.normaliser_BT)
     stopped_B = jnp.any(token_B[:, None] == slots.ask.stops_BW, axis=-1)
     left_B = jnp.where(running_B & ~stopped_B, slots.left_B - 1, 0)

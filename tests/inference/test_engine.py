@@ -270,6 +270,19 @@ def test_logprobs_are_the_trainer_s(model, params, engine):
     np.testing.assert_allclose(sample.watched, logprobs_TV[:, [4, 60]], atol=2e-5)
 
 
+def test_logprobs_at_the_temperature_that_is_asked_for(model, params, engine):
+    sampling = Sampling(temperature=0.7, seed=3)
+    asked = [Request(PROMPTS[0], 12, sampling, watch=(4,), logprob_temperature=temperature) for temperature in (1, 0.7)]
+    (plain,), (sample,) = engine.complete(asked)
+    assert plain.tokens == sample.tokens
+    text = [*PROMPTS[0], *sample.tokens]
+    here = slice(len(PROMPTS[0]) - 1, len(text) - 1)
+    logprobs_TV = np.asarray(jax.nn.log_softmax(full_logits(model, params, text) / 0.7))[here]
+    np.testing.assert_allclose(sample.logprobs, logprobs_TV[np.arange(12), sample.tokens], atol=2e-5)
+    np.testing.assert_allclose(sample.watched[:, 0], logprobs_TV[:, 4], atol=2e-5)
+    assert np.abs(np.subtract(plain.logprobs, sample.logprobs)).max() > 1e-2
+
+
 def test_scores_of_given_continuations_are_the_trainer_s(model, params, engine):
     up = list(range(60))
     pairs = [([5], [3]), (up[:15], [9, 8]), (up[:16], [9]), (up[:17], up[:40]), ([1] * 90, [2] * 6)]

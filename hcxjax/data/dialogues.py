@@ -5,6 +5,7 @@
 | `jsonl:PATH_OR_GLOB`              | lines of .jsonl, .jsonl.gz and .jsonl.zst files                   |
 | `parquet:PATH_OR_GLOB`            | rows of Parquet files                                             |
 | `world:ko`, `world:en`            | questions about the small world (`hcxjax.world`), without an end  |
+| `instructions:ko`, …`:en`         | its instructions, with answers of mixed quality, without an end   |
 
 Forms of records: `hcxjax.data.dialogue_forms`. Nothing here needs TensorFlow.
 """
@@ -12,7 +13,7 @@ Forms of records: `hcxjax.data.dialogue_forms`. Nothing here needs TensorFlow.
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hcxjax.checks import number, whole
@@ -31,6 +32,8 @@ from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.world import SPOKEN, World
 
 _log = logging.getLogger(__name__)
+_ENDLESS = ("world", "instructions")
+"""Sources of the small world."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Dialogues:
       template: name of the chat template; None takes the one whose marks the vocabulary has.
       validation_share: share of the dialogues that is held out, by a hash of their first request, so that equal
         requests fall on the same side.
-      max_dialogues: records read of each source; None reads all, which a `world:` does not allow.
+      max_dialogues: records read of each source; None reads all, which the small world does not allow.
       max_document_bytes: longer lines are skipped and counted.
     """
 
@@ -83,11 +86,12 @@ class Dialogues:
             scheme, _, path = source.partition(":")
             if not name or not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"Dialogues.sources: the name {name!r} must be letters, digits, - and _")
-            if scheme not in (*RECORD_ENDINGS, "world") or not path:
+            if scheme not in (*RECORD_ENDINGS, *_ENDLESS) or not path:
                 raise ValueError(
-                    f"Dialogues.sources: {name} is {source!r}; it must be jsonl:PATH, parquet:PATH or world:LANGUAGE"
+                    f"Dialogues.sources: {name} is {source!r}; it must be jsonl:PATH, parquet:PATH, world:LANGUAGE or "
+                    "instructions:LANGUAGE"
                 )
-            if scheme == "world" and (path not in SPOKEN or self.max_dialogues is None):
+            if scheme in _ENDLESS and (path not in SPOKEN or self.max_dialogues is None):
                 raise ValueError(
                     f"Dialogues.sources: {name} is {source!r}; the world speaks {' and '.join(SPOKEN)}, without "
                     "an end: set Dialogues.max_dialogues"
@@ -140,7 +144,7 @@ class Dialogues:
     def _identity(self, name: str) -> list[Any]:
         """What changes when the source does."""
         scheme, _, path = self.sources[name].partition(":")
-        if scheme == "world":
+        if scheme in _ENDLESS:
             return [scheme, path]
         return [scheme, *(file_identity(file, os.path.basename(file)) for file in self._files(name))]
 
@@ -207,10 +211,11 @@ class Dialogues:
     def _records(self, name: str, skips: Skips) -> Iterator[Record]:
         scheme, _, path = self.sources[name].partition(":")
         left = self.max_dialogues
-        if scheme == "world":
+        if scheme in _ENDLESS:
             assert left is not None
+            tell = World().dialogue if scheme == "world" else World().demonstration
             for index in range(left):
-                turns = World().dialogue(path, index)
+                turns = tell(path, index)
                 yield Record(f"{path}:{index}", {"messages": [message._asdict() for message in _alternating(turns)]})
             return
         for file in self._files(name):
@@ -225,7 +230,7 @@ def _first_request(messages: list[Message]) -> str:
     return next((message.content for message in messages if message.role == "user"), messages[0].content)
 
 
-def _alternating(turns: list[str]) -> list[Message]:
+def _alternating(turns: Sequence[str]) -> list[Message]:
     return [Message(("user", "assistant")[number % 2], text) for number, text in enumerate(turns)]
 
 

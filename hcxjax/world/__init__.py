@@ -8,17 +8,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hcxjax.world import code, english, korean
+from hcxjax.world.demonstrations import Comparison, Quality, compare, respond
 from hcxjax.world.dialogues import converse
 from hcxjax.world.dice import Dice
 from hcxjax.world.document import write
 from hcxjax.world.facts import Fact, Scene, sample_scene
+from hcxjax.world.instructions import Instruction, pose
+from hcxjax.world.known_reward import KnownReward
 from hcxjax.world.names import SPLITS
 from hcxjax.world.probes import PROBES, Probe, pose_probes
 
 LANGUAGES = ("ko", "en", "code")
 SPOKEN = LANGUAGES[:2]
 
-__all__ = ["LANGUAGES", "PROBES", "SPLITS", "SPOKEN", "Fact", "Probe", "Scene", "World"]
+__all__ = [
+    "LANGUAGES",
+    "PROBES",
+    "SHARPNESS",
+    "SPLITS",
+    "SPOKEN",
+    "Comparison",
+    "Fact",
+    "Instruction",
+    "KnownReward",
+    "Probe",
+    "Quality",
+    "Scene",
+    "World",
+]
+
+MIXED, REWARD = Quality(), KnownReward()
+SHARPNESS = 4.0
+"""Of comparisons, a unit of the known reward: the preferred answer is then the better one in 87 of 100, ties halved."""
 
 
 def _require(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -32,9 +53,16 @@ class World:
 
     Attributes:
       seed: worlds of different seeds tell different scenes with the same names and words.
+      names: the split whose people instructions speak of; None takes that of the instruction, so that held-out ones
+        speak of people whom training never mentions.
     """
 
     seed: int = 0
+    names: str | None = None
+
+    def __post_init__(self):
+        if self.names is not None:
+            _require("World.names", self.names, SPLITS)
 
     def scene(self, index: int, split: str = "train") -> Scene:
         """What document `index` tells of in every language."""
@@ -61,6 +89,49 @@ class World:
         _require("language", language, SPOKEN)
         dice = Dice(self.seed, split, language, "dialogue", index)
         return converse(korean if language == "ko" else english, dice, self.scene(index, split))
+
+    def instruction(self, language: str, index: int, split: str = "train") -> Instruction:
+        """Instruction `index`. Raises ValueError as `dialogue`."""
+        _require("language", language, SPOKEN)
+        _require("split", split, SPLITS)
+        if index < 0:
+            raise ValueError(f"index is {index}, must be 0 or more")
+        return pose(self.seed, split, language, index, self.names)
+
+    def demonstration(
+        self, language: str, index: int, split: str = "train", quality: Quality = MIXED
+    ) -> tuple[str, str]:
+        """(prompt, answer) of instruction `index`; the answer is of mixed quality. Raises ValueError as `dialogue`."""
+        instruction = self.instruction(language, index, split)
+        return instruction.prompt, respond(
+            Dice(self.seed, split, language, "demonstration", index), instruction, quality
+        )
+
+    def comparison(
+        self,
+        language: str,
+        index: int,
+        split: str = "train",
+        comparisons: int = 1,
+        *,
+        quality: Quality = MIXED,
+        reward: KnownReward = REWARD,
+        sharpness: float = SHARPNESS,
+    ) -> list[Comparison]:
+        """Comparisons of answers to instruction `index`, each of two new ones, preferred by `reward` with noise.
+
+        Args:
+          sharpness: of the choice, a unit of reward.
+        Raises:
+          ValueError: as `dialogue`.
+        """
+        instruction = self.instruction(language, index, split)
+        return [
+            compare(
+                Dice(self.seed, split, language, "comparison", index, number), instruction, quality, reward, sharpness
+            )
+            for number in range(comparisons)
+        ]
 
     def probes(self, kind: str, count: int, split: str = "validation") -> list[Probe]:
         """The first `count` probes of a kind: always the same ones, and a longer list begins with the shorter."""

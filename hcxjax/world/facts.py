@@ -41,14 +41,15 @@ class Scene:
 TRAITS = ("home", "job", "age", "food", "color", "hobby", "pet", "made")
 """Relations between a person and what is true of them, everybody's different within a scene."""
 _AGES = tuple(number(age) for age in range(21, 70))
-_SHARED = {"job": JOBS, "age": _AGES, "food": FOODS, "color": COLORS, "hobby": HOBBIES, "pet": PETS}
+SHARED = {"job": JOBS, "age": _AGES, "food": FOODS, "color": COLORS, "hobby": HOBBIES, "pet": PETS}
+"""Traits whose values every split knows."""
 PERSONS = ("a", "b", "c")
 
 
 def _trait_values(split: str, trait: str) -> tuple[Noun, ...]:
     if trait == "home":
         return PLACES[split]
-    return THINGS[split] if trait == "made" else _SHARED[trait]
+    return THINGS[split] if trait == "made" else SHARED[trait]
 
 
 def _traits(dice: Dice, split: str, cast: dict, people: str, traits: list[str]) -> list[Fact]:

@@ -15,7 +15,7 @@ Arrays end in `_` and one capital per dimension; scalars and trees have no suffi
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 
@@ -56,6 +56,16 @@ class Objective(Protocol):
 
     def flops(self, batch: Batch) -> float:
         """Model FLOPs of one update on `batch`, forward and backward, recomputation not counted."""
+        ...
+
+
+@runtime_checkable
+class Partial(Protocol):
+    """An objective that is meant to train a part of its parameters."""
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Prefixes of the paths of that part."""
         ...
 
 

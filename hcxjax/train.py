@@ -18,10 +18,11 @@ from hcxjax.checkpoint import CheckpointFolder, KeepPolicy
 from hcxjax.checks import whole
 from hcxjax.mesh import Layout
 from hcxjax.optim import Optimizer, SpikeGuard
+from hcxjax.partition import by_path, checked_prefixes, fingerprint
 from hcxjax.phases import Phase, Phases
-from hcxjax.protocols import Array, Evaluator, Maximum, Mean, Objective, Params, PyTree, Source
+from hcxjax.protocols import Array, Evaluator, Maximum, Mean, Objective, Params, Partial, PyTree, Source
 from hcxjax.tracking import Clock, Trace, Tracker
-from hcxjax.update import Recipe, TrainState, abstract_state, initial_state, update
+from hcxjax.update import Recipe, TrainState, abstract_state, compiled_update, initial_state
 from hcxjax.warm_start import WarmStart
 
 _log = logging.getLogger(__name__)
@@ -73,6 +74,9 @@ class Experiment:
         FOLDER@STEP) or the folder of an imported model; or such a folder for each prefix of paths in the parameters.
         None: they are drawn. Read once, where the run has no checkpoint of its own.
       fresh: prefixes of paths in the parameters that are drawn nevertheless; every other leaf must be there.
+      trainable: prefixes of paths in the parameters that train. The others stay as `init_from` gives them, and are read
+        from there at every start: checkpoints leave them out. None: what the objective says, and all where it says
+        nothing.
     """
 
     run_dir: str
@@ -93,6 +97,7 @@ class Experiment:
     profile: tuple[int, int] | None = None
     init_from: str | Mapping[str, str] | None = None
     fresh: tuple[str, ...] = ()
+    trainable: tuple[str, ...] | None = None
 
     def __post_init__(self):
         whole(self, 1, "steps", "save_every", "accumulate")
@@ -109,6 +114,11 @@ class Experiment:
                 "(INIT_FROM) is None"
             )
         _ = self.timeline, self.warm_start
+        if self.trains is not None and self.init_from is None:
+            raise ValueError(
+                f"only {', '.join(self.trains)} of the parameters train (Experiment.trainable, or the objective says "
+                "so), but Experiment.init_from (INIT_FROM) is None: the others must come from somewhere"
+            )
 
     @property
     def timeline(self) -> Phases:
@@ -121,9 +131,16 @@ class Experiment:
         """Where the first parameters come from; None draws them."""
         return None if self.init_from is None else WarmStart.parse(self.init_from, self.fresh)
 
+    @property
+    def trains(self) -> tuple[str, ...] | None:
+        """Prefixes of the parameters that train; None: all do."""
+        if self.trainable is not None:
+            return checked_prefixes("Experiment.trainable", self.trainable)
+        return self.objective.trainable if isinstance(self.objective, Partial) else None
+
     def recipe(self, phase: Phase) -> Recipe:
         """The static part of an update."""
-        return Recipe(phase.objective, self.optimizer, self.spikes, phase.accumulate, self.seed)
+        return Recipe(phase.objective, self.optimizer, self.spikes, phase.accumulate, self.seed, self.trains)
 
     def run(self) -> bool:
         """Trains until `steps`, early stopping or SIGTERM; True where the run is complete."""
@@ -132,19 +149,26 @@ class Experiment:
 
 @dataclasses.dataclass
 class Progress:
-    """What the host remembers beside the state: saved with it."""
+    """What the host remembers beside the state: saved with it.
+
+    Attributes:
+      best, since_best: of the watched metric.
+      frozen: fingerprint of the parameters that do not train; None where all do.
+    """
 
     best: float = -math.inf
     since_best: int = 0
+    frozen: int | None = None
 
     def tree(self) -> dict[str, np.ndarray]:
         """As checkpoint leaves."""
-        return {"best": np.asarray(self.best, np.float64), "since_best": np.asarray(self.since_best, np.int64)}
+        known = {} if self.frozen is None else {"frozen": np.asarray(self.frozen, np.int64)}
+        return {"best": np.asarray(self.best, np.float64), "since_best": np.asarray(self.since_best, np.int64), **known}
 
     @classmethod
     def of(cls, tree: Mapping[str, np.ndarray]) -> "Progress":
         """From checkpoint leaves."""
-        return cls(float(tree["best"]), int(tree["since_best"]))
+        return cls(float(tree["best"]), int(tree["since_best"]), int(tree["frozen"]) if "frozen" in tree else None)
 
     def note(self, watch: Watch | None, results: Mapping[str, float]) -> tuple[float | None, bool]:
         """(score of these results, is it a new best); None without a watch, or where its metric was not due."""
@@ -182,7 +206,7 @@ def train(experiment: Experiment) -> bool:
             for evaluator in phase.evaluators:
                 evaluator.start(experiment.layout, experiment.run_dir)
         if start == 0:
-            results = evaluate(phases.at(0), state.params, 0)
+            results = evaluate(phases.at(0), state.whole, 0)
             if experiment.watch is not None:
                 experiment.watch.score(results)  # a metric that no evaluator gives is a mistake to find now
             log.tell(0, results)
@@ -199,7 +223,7 @@ def _loop(
     trace: Trace,
     preempted: "Preempted",
 ) -> bool:
-    compiled = jax.jit(update, static_argnums=0, donate_argnums=1)
+    compiled = compiled_update()
     if progress.patience_over(experiment.watch):
         return True
     log.rest()
@@ -207,7 +231,7 @@ def _loop(
     for step in range(start + 1, experiment.steps + 1):
         trace.before(step)
         phase = phases.at(step)
-        batch = phases.next(state.params, step)
+        batch = phases.next(state.whole, step)
         experiment.layout.check_batch(len(next(iter(batch.values()))), phase.accumulate)
         state, metrics = compiled(experiment.recipe(phase), state, batch)
         log.push(step, metrics, phase.objective.flops(batch), phase.source.measures())
@@ -220,7 +244,7 @@ def _loop(
         score, better = None, False
         if last or any(step % evaluator.every == 0 for evaluator in phase.evaluators):
             log.flush()
-            results = evaluate(phase, state.params, step, everything=last)
+            results = evaluate(phase, state.whole, step, everything=last)
             log.tell(step, results)
             score, better = progress.note(experiment.watch, results)
             last |= progress.patience_over(experiment.watch)
@@ -241,15 +265,23 @@ def restore_or_init(experiment: Experiment, folder: CheckpointFolder) -> tuple[T
     phases = experiment.timeline
     recipe = experiment.recipe(phases.at(0))
     abstract = abstract_state(recipe, experiment.layout)
-    phases.start(experiment.layout, abstract.params)
-    template = {"state": abstract, "source": _host_arrays(phases.get_state()), "progress": Progress().tree()}
+    warm_start, frozen = experiment.warm_start, by_path(abstract.frozen)
+    if warm_start is not None:
+        warm_start.check_frozen(frozen)
+    phases.start(experiment.layout, abstract.whole)
+    progress = Progress(frozen=0 if frozen else None)
+    template = {"state": abstract.saved(), "source": _host_arrays(phases.get_state()), "progress": progress.tree()}
     restored = folder.restore_latest(template)
     if restored is None:
-        return _first_state(experiment, recipe, abstract), Progress(), 0
+        state = _first_state(experiment, recipe, abstract)
+        return state, Progress(frozen=fingerprint(state.frozen) if frozen else None), 0
     step, tree = restored
     phases.set_state(jax.tree.map(_host_value, tree["source"]), step)
+    progress, known = Progress.of(tree["progress"]), {}
+    if warm_start is not None and progress.frozen is not None:
+        known = warm_start.read_again(abstract.whole, frozen, progress.frozen)
     _log.info("going on from step %d", step)
-    return tree["state"], Progress.of(tree["progress"]), step
+    return TrainState(**tree["state"], frozen=known), progress, step
 
 
 def _first_state(experiment: Experiment, recipe: Recipe, abstract: TrainState) -> TrainState:
@@ -260,13 +292,13 @@ def _first_state(experiment: Experiment, recipe: Recipe, abstract: TrainState) -
     for folder in warm_start.folders:
         for phase in experiment.timeline.phases:
             phase.source.begin_from(folder)
-    return initial_state(recipe, abstract, lambda: warm_start.read(abstract.params))
+    return initial_state(recipe, abstract, lambda: warm_start.read(abstract.whole))
 
 
 def checkpoint_tree(experiment: Experiment, state: TrainState, progress: Progress) -> PyTree:
     """All that a run needs to go on as if it had not stopped."""
     source = _host_arrays(experiment.timeline.get_state())
-    return {"state": state, "source": source, "progress": progress.tree()}
+    return {"state": state.saved(), "source": source, "progress": progress.tree()}
 
 
 def _host_arrays(tree: PyTree) -> PyTree:

@@ -10,13 +10,20 @@ import optax
 
 from hcxjax.mesh import Layout, constrain, unbox
 from hcxjax.optim import Optimizer, SpikeGuard, SpikeStatistics
+from hcxjax.partition import joined, split
 from hcxjax.protocols import Array, Batch, Maximum, Mean, Metrics, Objective, Params, PyTree
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What an update changes."""
+    """What an update changes, and the parameters that it leaves as they are.
+
+    Attributes:
+      params: those that train.
+      optimizer: its state, of these alone.
+      frozen: the others, by the same paths; {} where all train.
+    """
 
     params: Params
     optimizer: PyTree
@@ -24,17 +31,28 @@ class TrainState:
     step: Array
     skipped: Array
     skipped_in_a_row: Array
+    frozen: Params = dataclasses.field(default_factory=dict)
+
+    @property
+    def whole(self) -> Params:
+        """All parameters."""
+        return joined(self.params, self.frozen)
+
+    def saved(self) -> dict[str, PyTree]:
+        """What a checkpoint holds of it, by field: all but what is frozen."""
+        return {field: leaf for field, leaf in vars(self).items() if field != "frozen"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The static part of an update."""
+    """The static part of an update; `trainable` are prefixes of the parameters that train, None for all."""
 
     objective: Objective
     optimizer: Optimizer
     spikes: SpikeGuard
     accumulate: int
     seed: int
+    trainable: tuple[str, ...] | None = None
 
 
 def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean | Maximum]]:
@@ -43,7 +61,7 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
     The mean over microbatches of uneven weight would be another gradient than that of the whole batch.
     """
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    gradient, loss_sum, weight, metrics = _gradient(recipe, state.params, batch, key)
+    gradient, loss_sum, weight, metrics = _gradient(recipe, state, batch, key)
     weight = jnp.maximum(weight, 1e-8)
     gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
     loss, norm = loss_sum / weight, optax.global_norm(gradient)
@@ -71,7 +89,24 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
         step=state.step + 1,
         skipped=state.skipped + skipped,
         skipped_in_a_row=skipped * (state.skipped_in_a_row + 1),
+        frozen=state.frozen,
     ), metrics
+
+
+def compiled_update() -> Callable[[Recipe, TrainState, Batch], tuple[TrainState, dict[str, Mean | Maximum]]]:
+    """`update`, compiled. It takes over the state's memory, but for what is frozen, which others may hold on to."""
+
+    def changed(recipe: Recipe, state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict]:
+        state, metrics = update(recipe, dataclasses.replace(state, frozen=frozen), batch)
+        return dataclasses.replace(state, frozen={}), metrics
+
+    compiled = jax.jit(changed, static_argnums=0, donate_argnums=1)
+
+    def step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean | Maximum]]:
+        after, metrics = compiled(recipe, dataclasses.replace(state, frozen={}), state.frozen, batch)
+        return dataclasses.replace(after, frozen=state.frozen), metrics
+
+    return step
 
 
 def _veto(metrics: Metrics) -> Array | bool:
@@ -84,12 +119,13 @@ def _veto(metrics: Metrics) -> Array | bool:
 
 
 def _gradient(
-    recipe: Recipe, params: Params, batch: Batch, key: Array
+    recipe: Recipe, state: TrainState, batch: Batch, key: Array
 ) -> tuple[Params, Array, Array, dict[str, Mean | Maximum]]:
-    """(gradient of the summed loss, loss sum, weight, metrics), over all microbatches."""
+    """(gradient of the summed loss by what trains, loss sum, weight, metrics), over all microbatches."""
+    params = state.params
 
     def loss(params: Params, part: Batch, key: Array) -> tuple[Array, tuple[Array, Metrics]]:
-        total, weight, metrics = recipe.objective.loss(params, part, key)
+        total, weight, metrics = recipe.objective.loss(joined(params, state.frozen), part, key)
         return total, (weight, metrics)
 
     differentiated = jax.value_and_grad(loss, has_aux=True)
@@ -97,7 +133,7 @@ def _gradient(
         (total, (weight, metrics)), gradient = differentiated(params, batch, key)
         return gradient, total, weight, dict(metrics)
 
-    def split(rows: Array) -> Array:
+    def divided(rows: Array) -> Array:
         # Every microbatch takes rows of every device: a reshape to (parts, rows) would gather a device's rows in one.
         parts = rows.reshape(-1, recipe.accumulate, *rows.shape[1:]).swapaxes(0, 1)
         return constrain(parts, None, "batch", *([None] * (rows.ndim - 1)))
@@ -109,7 +145,7 @@ def _gradient(
         merged = {name: _merge(known[name], metrics[name]) for name in known}
         return (jax.tree.map(jnp.add, gradients, gradient), totals + total, weights + weight, merged), None
 
-    parts = jax.tree.map(split, batch)
+    parts = jax.tree.map(divided, batch)
     first = jax.tree.map(lambda rows: rows[0], parts)
     (_, (_, shapes)) = jax.eval_shape(loss, params, first, key)
     empty = {name: _nothing(metric) for name, metric in shapes.items()}
@@ -169,6 +205,8 @@ def _new_state(recipe: Recipe) -> TrainState:
 
 
 def _state_of(recipe: Recipe, params: Params) -> TrainState:
-    """The state before the first update of `params`."""
+    """The state before the first update of `params`, which are all parameters."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(params, recipe.optimizer.transformation().init(params), SpikeStatistics.empty(), zero, zero, zero)
+    trained, frozen = split(params, recipe.trainable)
+    optimizer = recipe.optimizer.transformation().init(trained)
+    return TrainState(trained, optimizer, SpikeStatistics.empty(), zero, zero, zero, frozen)

@@ -9,17 +9,19 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from hcxjax.checkpoint import CheckpointError, CheckpointFolder, KeepPolicy, read
 from hcxjax.mesh import Layout, unbox
+from hcxjax.partition import by_path, checked_prefixes, covers, fingerprint, nested
 from hcxjax.protocols import Array, Params, PyTree
 
 _log = logging.getLogger(__name__)
 
 _STORED = "state/params/"
+PARTIAL = "progress/frozen"
+"""The leaf of a checkpoint that leaves parameters out: the fingerprint of those."""
 _SHOWN = 8
 
 
@@ -70,6 +72,11 @@ class Origin:
             stored = by_path(there.stored(step))
         except Exception as error:  # of whatever kind a damaged index brings forth
             raise CheckpointError(f"checkpoint {step} of {self.folder} cannot be read: {error}") from error
+        if PARTIAL in stored:
+            raise ValueError(
+                f"{self.folder} holds only what its run has trained, an adapter say, and none of what it was trained "
+                f"on: make a whole model of it, python -m tools.merge_adapter {self.folder} FOLDER, and name FOLDER"
+            )
         return step, {name.removeprefix(_STORED): leaf for name, leaf in stored.items() if name.startswith(_STORED)}
 
 
@@ -100,25 +107,27 @@ class WarmStart:
                 "prefix of paths in the parameters. A model.gin that names one comes after the run: --gin_file=RUN "
                 "--gin_file=FOLDER/model.gin"
             )
-        return cls({prefix.strip("/"): Origin.parse(text) for prefix, text in named.items()}, _prefixes(fresh))
+        checked = checked_prefixes("Experiment.fresh", fresh)
+        return cls({prefix.strip("/"): Origin.parse(text) for prefix, text in named.items()}, checked)
 
     @property
     def folders(self) -> list[str]:
         """Every folder that is read."""
         return list(dict.fromkeys(origin.folder for origin in self.origins.values()))
 
-    def read(self, params: Params) -> dict[str, Array]:
+    def read(self, params: Params, only: Collection[str] | None = None) -> dict[str, Array]:
         """{path: leaf} of all that does not start anew.
 
         Args:
           params: shapes, dtypes and shardings of this run's parameters; the leaves are read onto these.
+          only: the paths of the leaves that are read; None reads all.
         Raises:
           ValueError: a leaf is missing, has another shape or dtype, or is one too many; or a prefix names none.
           CheckpointError: a checkpoint is damaged.
         """
         wanted = by_path(params)
         self._check_prefixes(wanted)
-        anew = {name for name in wanted if any(_covers(prefix, name) for prefix in self.fresh)}
+        anew = {name for name in wanted if any(covers(prefix, name) for prefix in self.fresh)}
         found, problems = {prefix: origin.stored() for prefix, origin in self.origins.items()}, []
         for prefix, (step, stored) in found.items():
             place = f"checkpoint {step} of {self.origins[prefix].folder}"
@@ -134,24 +143,55 @@ class WarmStart:
             )
         leaves: dict[str, Array] = {}
         for prefix, (step, _) in found.items():
-            names = {name: _below(prefix, name) for name in wanted if name not in anew and self._of(name) == prefix}
-            template = _nested({theirs: wanted[ours] for ours, theirs in names.items()})
+            mine = [name for name in wanted if name not in anew and self._of(name) == prefix]
+            names = {name: _below(prefix, name) for name in mine if only is None or name in only}
+            if not names:
+                continue
+            template = nested({theirs: wanted[ours] for ours, theirs in names.items()})
             _, tree = read(self.origins[prefix].checkpoints, {"state": {"params": template}}, step)
             leaves |= {ours: _at(tree["state"]["params"], theirs) for ours, theirs in names.items()}
             _log.info("%d parameters start from step %d of %s", len(names), step, self.origins[prefix].folder)
-        if anew:
+        if anew and only is None:
             _log.info("these start anew: %s", ", ".join(sorted(anew)))
+        return leaves
+
+    def check_frozen(self, frozen: Collection[str]) -> None:
+        """ValueError where a leaf that does not train would start anew: nothing keeps it, and nothing could."""
+        anew = sorted(name for name in frozen if any(covers(prefix, name) for prefix in self.fresh))
+        if anew:
+            raise ValueError(
+                f"Experiment.fresh draws {', '.join(anew[:_SHOWN])}, which Experiment.trainable leaves as drawn; train "
+                "it, or say in Experiment.init_from where it comes from"
+            )
+
+    def read_again(self, params: Params, frozen: Collection[str], known: int) -> Params:
+        """The leaves that do not train, of a run that goes on: checkpoints leave them out.
+
+        Args:
+          params: as for `read`.
+          frozen: their paths.
+          known: their `fingerprint` when the run began.
+        Raises:
+          ValueError: they are gone, or other ones.
+        """
+        leaves = nested(self.read(params, frozen))
+        if fingerprint(leaves) != known:
+            raise ValueError(
+                f"the weights in {' and '.join(self.folders)} (Experiment.init_from, INIT_FROM) are not those that the "
+                "run began with and whose changes its checkpoints hold. Put those back; where that folder's run has "
+                "trained on since, name the checkpoint that was its newest then: FOLDER@STEP"
+            )
         return leaves
 
     def _of(self, name: str) -> str | None:
         """The prefix that a leaf goes by."""
-        covering = [prefix for prefix in self.origins if _covers(prefix, name)]
+        covering = [prefix for prefix in self.origins if covers(prefix, name)]
         return max(covering, key=len, default=None)
 
     def _check_prefixes(self, wanted: Collection[str]) -> None:
         for field, prefixes in (("init_from", self.origins), ("fresh", self.fresh)):
             for prefix in prefixes:
-                if not any(_covers(prefix, name) for name in wanted):
+                if not any(covers(prefix, name) for name in wanted):
                     tops = ", ".join(sorted({name.split("/")[0] for name in wanted}))
                     raise ValueError(f"Experiment.{field} names {prefix!r}, but the parameters are {tops}")
 
@@ -164,7 +204,7 @@ class WarmStart:
         place: str,
     ) -> Iterator[str]:
         """What keeps the leaves below `prefix` from coming from `there`."""
-        under = {_below(prefix, name): name for name in wanted if _covers(prefix, name)}
+        under = {_below(prefix, name): name for name in wanted if covers(prefix, name)}
         for theirs, ours in under.items():
             if ours in anew or self._of(ours) != prefix:
                 continue
@@ -195,38 +235,11 @@ def read_frozen(init: Callable[[Array], PyTree], folder: str, layout: Layout) ->
             unbox(boxed),
             layout.param_shardings(boxed),
         )
-    return _nested(WarmStart.parse(folder).read(template))
-
-
-def by_path(tree: Params) -> dict[str, Any]:
-    """Leaves by their paths, whose steps are joined by '/'."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
-def _prefixes(fresh: Collection[str]) -> tuple[str, ...]:
-    if isinstance(fresh, str) or not all(isinstance(prefix, str) and prefix for prefix in fresh):
-        raise ValueError(f"Experiment.fresh is {fresh!r}; it must be a tuple of prefixes of paths, such as ('head',)")
-    return tuple(prefix.strip("/") for prefix in fresh)
-
-
-def _covers(prefix: str, name: str) -> bool:
-    return not prefix or name == prefix or name.startswith(prefix + "/")
+    return nested(WarmStart.parse(folder).read(template))
 
 
 def _below(prefix: str, name: str) -> str:
     return name[len(prefix) :].lstrip("/")
-
-
-def _nested(flat: Mapping[str, object]) -> dict:
-    tree: dict = {}
-    for name, leaf in flat.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree
 
 
 def _at(tree: Mapping, name: str) -> Array:

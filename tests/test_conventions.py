@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     {"protocols", "shapes", "checks"},
-    {"kernels", "mesh", "text", "world", "phases"},
+    {"kernels", "mesh", "text", "world", "phases", "partition"},
     {"models"},
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},
     {"update", "warm_start"},
@@ -244,6 +244,7 @@ TRAINER_MAY = {
     "update",
     "phases",
     "warm_start",
+    "partition",
 }
 
 

@@ -68,3 +68,8 @@ def _head(params: Params, x_BTD: Array) -> Array:
     weight_D, bias = params["head"]["weight"], params["head"]["bias"]
     x_BT = jnp.einsum("BTD,D->BT", x_BTD.astype(jnp.float32), weight_D, precision=jax.lax.Precision.HIGHEST)
     return constrain(x_BT + bias, "batch", "length")
+
+
+def flops_per_token(model: DecoderConfig, length: int) -> float:
+    """Forward and backward FLOPs a token of rows of `length`, as `DecoderConfig.flops_per_token` without logits."""
+    return model.flops_per_token(length) - 6.0 * model.vocab_size * model.embed_dim

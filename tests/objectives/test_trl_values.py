@@ -1,7 +1,7 @@
 """The pure functions against what TRL 1.12.0's PPO made of the same rollouts, stored by trl_values.py.
 
-Two deviations of ours: the variance of whitening is divided by n and TRL's by n − 1; TRL's score lies one place after the
-stop token where there is room, and its mean of the value's loss counts that place.
+Two deviations of ours: the variance of whitening is divided by n and TRL's by n − 1; TRL's score lies one place after
+the stop token where there is room, and its mean of the value's loss counts that place.
 """
 
 import functools

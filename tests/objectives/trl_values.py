@@ -25,6 +25,8 @@ from trl.experimental.ppo import ppo_trainer
 
 STOP, PAD, VOCABULARY, LENGTH = 3, 0, 9, 7
 INPUTS = ("logits", "reference_logits", "new_logits", "values", "new_values")
+RESULTS = ("logprobs", "ref_logprobs", "new_logprobs", "kl", "rewards", "values", "returns", "advantages")
+RESULTS += ("pg_loss_max", "vf_loss_max", "pg_loss", "vf_loss")
 TRAIN = ast.parse(textwrap.dedent(inspect.getsource(ppo_trainer.PPOTrainer.train)))
 
 ROLLOUTS = {
@@ -129,10 +131,9 @@ def result(case: dict) -> dict:
         "mb_return": names["returns"],
     }
     exec(statements("new_logprobs", "pg_loss"), names)
-    outputs = "logprobs ref_logprobs new_logprobs kl rewards values returns advantages pg_loss_max vf_loss_max pg_loss vf_loss"
-    wanted = {"mask": ~names["padding_mask"], "penalised_scores": names["scores"]}
-    wanted |= {name: names[name] for name in outputs.split()}
-    return {name: x.tolist() for name, x in wanted.items()}
+    results = {"mask": ~names["padding_mask"], "penalised_scores": names["scores"]}
+    results |= {name: names[name] for name in RESULTS}
+    return {name: x.tolist() for name, x in results.items()}
 
 
 def main() -> None:

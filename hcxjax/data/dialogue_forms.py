@@ -42,6 +42,39 @@ def dialogue_of(record: Mapping[str, Any]) -> tuple[list[Message], int]:
     return kept, len(messages) - len(kept)
 
 
+def request_of(record: Mapping[str, Any]) -> list[Message]:
+    """The messages up to the last request, as a model is asked to answer them.
+
+    Beside the forms of this module's table, `prompt` alone (a text or a list of messages) and `instruction` alone will
+    do; answers that stand there are not looked at.
+
+    Raises:
+      DialogueError: the record is of no known form, has no request, an empty turn, or begins with an answer.
+    """
+    present = {name for name, value in record.items() if value is not None}
+    if "messages" in present or "conversations" in present:
+        messages = _messages(record)
+    else:
+        asked = next((name for name in ("prompt", "instruction") if name in present), None)
+        if asked is None:
+            raise DialogueError("no known form (prompt, messages, conversations, instruction)")
+        messages = [Message("system", _text(record, "system"))] if record.get("system") else []
+        messages += _part(record, "prompt", "user") if asked == "prompt" else [Message("user", _instruction(record))]
+    last = max((number for number, message in enumerate(messages) if message.role == "user"), default=-1)
+    if last < 0:
+        raise DialogueError("no request")
+    turns = [message for message in messages[: last + 1] if message.role != "system"]
+    if turns[0].role == ANSWER:
+        raise DialogueError("it begins with the assistant")
+    if not all(message.content.strip() for message in turns):
+        raise DialogueError("an empty turn")
+    return messages[: last + 1]
+
+
+def _instruction(record: Mapping[str, Any]) -> str:
+    return "\n\n".join(text for name in ("instruction", "input") if (text := _text(record, name)))
+
+
 def _messages(record: Mapping[str, Any]) -> list[Message]:
     present = {name for name, value in record.items() if value is not None}
     if "messages" in present:
@@ -52,8 +85,7 @@ def _messages(record: Mapping[str, Any]) -> list[Message]:
         return system + [Message(_SPEAKERS.get(role, role), content) for role, content in turns]
     answer = next((name for name in ("output", "response") if name in present), None)
     if "instruction" in present and answer:
-        request = "\n\n".join(text for name in ("instruction", "input") if (text := _text(record, name)))
-        return [*system, Message("user", request), Message(ANSWER, _text(record, answer))]
+        return [*system, Message("user", _instruction(record)), Message(ANSWER, _text(record, answer))]
     if {"prompt", "completion"} <= present:
         return system + _part(record, "prompt", "user") + _part(record, "completion", ANSWER)
     raise DialogueError("no known form (messages, conversations, instruction and output, prompt and completion)")

@@ -27,7 +27,7 @@ from hcxjax.data.seqio_tasks import file_identity
 from hcxjax.data.sources import SPLITS, held_out
 from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.text.rendering import LEAST_TARGETS, render_within, unseen_reasoning
-from hcxjax.text.templates import TEMPLATES, Message, Template, template_for, template_named
+from hcxjax.text.templates import TEMPLATES, Message, Template, fitting_template
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.world import SPOKEN, World
 
@@ -105,16 +105,7 @@ class Dialogues:
 
     def form(self, vocabulary: Vocabulary) -> Template:
         """The chat template. ValueError where none is named and none fits, or the one named does not."""
-        found = template_for(vocabulary) if self.template is None else template_named(self.template)
-        if found is not None:
-            found.tokens([Message("user", "")], vocabulary)
-            found.stop_ids(vocabulary)  # a special that is missing is an error now, not one in every dialogue
-        else:
-            raise ValueError(
-                f"{vocabulary.path} has the specials of no chat template; name one in Dialogues.template (TEMPLATE): "
-                f"{', '.join(TEMPLATES)}"
-            )
-        return found
+        return fitting_template(self.template, vocabulary)
 
     def stores(self, split: str) -> dict[str, ConversationStore]:
         """The conversations of each source, rendered on first use.
@@ -172,7 +163,7 @@ class Dialogues:
         _log.info("%s: %d conversations, %d tokens to learn", name, manifest["conversations"], manifest["targets"])
         for found, what in ((skips, "left out"), (cuts, "shortened")):
             if found.counts:
-                _log.warning("%s: %s %s", name, what, _described(found))
+                _log.warning("%s: %s %s", name, what, found.described())
         if manifest["conversations"] <= manifest["held_out"]:
             raise ValueError(
                 f"source {name!r} ({self.sources[name]}) has no conversation to train on: {manifest['held_out']} are "
@@ -206,7 +197,7 @@ class Dialogues:
                 if count:
                     cuts.add(what, place, count)
                     cuts.add(f"conversations without {what}", place)
-            yield Kept(rendered, held_out(_first_request(messages), self.validation_share))
+            yield Kept(rendered, held_out(first_request(messages), self.validation_share))
 
     def _records(self, name: str, skips: Skips) -> Iterator[Record]:
         scheme, _, path = self.sources[name].partition(":")
@@ -226,7 +217,8 @@ class Dialogues:
                 yield record
 
 
-def _first_request(messages: list[Message]) -> str:
+def first_request(messages: Sequence[Message]) -> str:
+    """What decides the split that a dialogue falls into."""
     return next((message.content for message in messages if message.role == "user"), messages[0].content)
 
 
@@ -237,7 +229,3 @@ def _alternating(turns: Sequence[str]) -> list[Message]:
 def _told(found: Skips) -> dict[str, tuple[int, str]]:
     """Reason → (count, where the first of them is), the most frequent first."""
     return {reason: (count, found.examples[reason]) for reason, count in found.counts.most_common()}
-
-
-def _described(found: Skips) -> str:
-    return "; ".join(f"{reason} {count} (first: {example})" for reason, (count, example) in _told(found).items())

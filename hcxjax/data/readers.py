@@ -49,6 +49,11 @@ class Skips:
         self.counts[reason] += count
         self.examples.setdefault(reason, place)
 
+    def described(self) -> str:
+        """Every reason with its count and the first of its examples, the most frequent first."""
+        told = (f"{reason} {count} (first: {self.examples[reason]})" for reason, count in self.counts.most_common())
+        return "; ".join(told)
+
     def absorb(self, other: "Skips") -> None:
         """Adds what `other` has counted, which then starts anew."""
         counts, other.counts = other.counts, collections.Counter()

@@ -345,6 +345,22 @@ def template_for(vocabulary: Vocabulary) -> Template | None:
     return None
 
 
+def fitting_template(name: str | None, vocabulary: Vocabulary) -> Template:
+    """The template of that name, or the one whose marks the vocabulary has; its specials are all there.
+
+    Raises:
+      ValueError: none is named and none fits, or the one named does not.
+    """
+    found = template_for(vocabulary) if name is None else template_named(name)
+    if found is None:
+        raise ValueError(
+            f"{vocabulary.path} has the specials of no chat template; name one (TEMPLATE): {', '.join(TEMPLATES)}"
+        )
+    found.tokens([Message("user", "")], vocabulary)
+    found.stop_ids(vocabulary)  # a special that is missing is an error now, not one in every dialogue
+    return found
+
+
 def messages_of(entries: Any) -> list[Message]:
     """Messages of decoded JSON, a list of {"role": …, "content": …}.
 

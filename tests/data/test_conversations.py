@@ -312,6 +312,7 @@ def test_impossible_batches_are_named(started, changes, message):
         ({"sources": {"a": "text:folder"}}, "a is 'text:folder'; it must be jsonl:PATH"),
         ({"sources": {"a": "world:ko"}}, "set Dialogues.max_dialogues"),
         ({"sources": {"a": "world:code"}, "max_dialogues": 3}, "the world speaks ko and en"),
+        ({"sources": {"a": "instructions:ko"}}, "set Dialogues.max_dialogues"),
         ({"sources": {"a": "jsonl:/nowhere/*.jsonl"}}, "no .jsonl or"),
         ({"template": "seed"}, r"has no special <\|im_start\|>"),
         ({"template": "chatml"}, "Dialogues.template is 'chatml'; there are hcxjax, seed, think, llama3"),
@@ -323,6 +324,17 @@ def test_impossible_batches_are_named(started, changes, message):
 def test_impossible_dialogues_are_named(started, dialogues, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         started(dialogues=dataclasses.replace(dialogues, **{"directory": str(tmp_path)} | changes))
+
+
+def test_demonstrations_of_the_world_are_dialogues(dialogues, tmp_path):
+    sources = {"ko": "instructions:ko", "en": "instructions:en"}
+    shown = dataclasses.replace(dialogues, sources=sources, directory=str(tmp_path), max_dialogues=30)
+    vocabulary = shown.vocabulary()
+    known = [World().demonstration("ko", index) for index in range(30)]
+    rendered = [render([Message("user", ask), Message("assistant", say)], HCXJAX, vocabulary) for ask, say in known]
+    stores = [shown.stores(split)["ko"] for split in ("train", "validation")]
+    kept = [store.conversation(number).tokens.tolist() for store in stores for number in range(len(store))]
+    assert sorted(kept) == sorted(one.tokens.tolist() for one in rendered)
 
 
 def test_the_constructors_touch_no_file():

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,7 +48,7 @@ class Layout:
     devices: tuple[int, int] | None = None
 
     @property
-    def chosen(self) -> list[jax.Device]:
+    def chosen(self) -> list[Any]:
         """The devices of the mesh."""
         present = jax.devices()
         first, end = (0, len(present)) if self.devices is None else self.devices

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -195,7 +195,14 @@ class Engine:
         return deltas + (self._decode() if self._scheduler.running else [])
 
     def complete(self, requests: Sequence[Request]) -> list[list[Continuation]]:
-        """All samples of every request, in the order given; waits for all of them.
+        """All samples of every request, in the order given; waits for all of them. Errors as for `finished`."""
+        found = [[Continuation() for _ in range(request.samples)] for request in requests]
+        for place, sample, continuation in self.finished(requests):
+            found[place][sample] = continuation
+        return found
+
+    def finished(self, requests: Sequence[Request]) -> Iterator[tuple[int, int, Continuation]]:
+        """(place of the request, sample, its continuation) of all, each as soon as it has ended.
 
         Raises:
           ValueError: a request that cannot be, or the engine has other work: its results would be lost.
@@ -204,7 +211,7 @@ class Engine:
             raise ValueError("complete needs an engine that is idle; use submit and advance beside other requests")
         for request in requests:
             self._check(request)
-        found = [[Continuation() for _ in range(request.samples)] for request in requests]
+        going: dict[tuple[int, int], Continuation] = {}
         places: dict[int, int] = {}
         coming = iter(enumerate(requests))
         left = len(requests)
@@ -214,8 +221,10 @@ class Engine:
                 places[self.submit(request)] = place
                 left -= 1
             for delta in self.advance():
-                found[places[delta.request]][delta.sample].add(delta)
-        return found
+                here = (places[delta.request], delta.sample)
+                going.setdefault(here, Continuation()).add(delta)
+                if delta.finish is not None:
+                    yield *here, going.pop(here)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scores]:
         """What the model says of each (prompt, continuation), token by token of the continuation.

@@ -1,6 +1,7 @@
 """Log-probabilities of given tokens: the same function for the trainer's loss, for scoring and for what is written."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 from hcxjax.models.decoder import Decoder
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
+
+R = TypeVar("R")
 
 
 class TokenScores(NamedTuple):
@@ -36,22 +39,41 @@ def scores_under(logits_BTV: Array, targets_BT: Array) -> TokenScores:
 
 
 @shaped
-def token_logprobs(decoder: Decoder, x_BTD: Array, targets_BT: Array, *, chunk: int | None = None) -> TokenScores:
+def token_logprobs(
+    decoder: Decoder, x_BTD: Array, targets_BT: Array, *, chunk: int | None = None, temperature: float = 1.0
+) -> TokenScores:
     """Scores of `targets_BT` under the logits of `x_BTD`; `decoder` is bound (inside its own apply).
 
     Args:
       chunk: positions whose logits exist at a time (recomputed in the backward pass); None: the whole row.
         ValueError unless it divides T.
+      temperature: divides the logits first.
     """
 
     def score(x_BTD: Array, targets_BT: Array) -> TokenScores:
-        return scores_under(decoder.logits(x_BTD), targets_BT)
+        return scores_under(decoder.logits(x_BTD) / temperature, targets_BT)
 
-    length = targets_BT.shape[1]
+    return _by_chunks(score, chunk, x_BTD, targets_BT)
+
+
+@shaped
+def token_entropies(decoder: Decoder, x_BTD: Array, *, chunk: int | None = None, temperature: float = 1.0) -> Array:
+    """entropy_BT of the next token, in nats; arguments as for `token_logprobs`."""
+
+    def entropy(x_BTD: Array) -> Array:
+        logprobs_BTV = jax.nn.log_softmax(decoder.logits(x_BTD) / temperature, axis=-1)
+        return -jnp.sum(jnp.exp(logprobs_BTV) * logprobs_BTV, axis=-1)
+
+    return _by_chunks(entropy, chunk, x_BTD)
+
+
+def _by_chunks(score: Callable[..., R], chunk: int | None, *columns: Array) -> R:
+    """`score` of all columns, or of some at a time."""
+    length = columns[0].shape[1]
     if chunk is None or chunk >= length:
-        return score(x_BTD, targets_BT)
+        return score(*columns)
     if length % chunk:
-        raise ValueError(f"LanguageModel.loss_chunk is {chunk}; it must divide the row length, {length}")
+        raise ValueError(f"loss_chunk is {chunk}; it must divide the row length, {length}")
     score = jax.checkpoint(score)
-    parts = [score(x_BTD[:, at : at + chunk], targets_BT[:, at : at + chunk]) for at in range(0, length, chunk)]
-    return jax.tree.map(lambda *columns: jnp.concatenate(columns, axis=1), *parts)
+    parts = [score(*(column[:, at : at + chunk] for column in columns)) for at in range(0, length, chunk)]
+    return jax.tree.map(lambda *found: jnp.concatenate(found, axis=1), *parts)

@@ -70,5 +70,5 @@ def test_a_chunk_keeps_only_its_own_logits(case):
 
 def test_chunk_beyond_the_row_is_the_whole_and_one_that_does_not_divide_it_is_a_mistake(case):
     assert jax.eval_shape(functools.partial(scores, case[0], chunk=100), *case[1:]).logprob_BT.shape == (2, 12)
-    with pytest.raises(ValueError, match=r"LanguageModel\.loss_chunk is 5; it must divide the row length, 12"):
+    with pytest.raises(ValueError, match=r"loss_chunk is 5; it must divide the row length, 12"):
         jax.eval_shape(functools.partial(scores, case[0], chunk=5), *case[1:])

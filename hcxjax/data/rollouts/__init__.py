@@ -1,0 +1,1 @@
+"""Rollouts: the source of reinforcement learning, from prompts to minibatches of episodes."""

@@ -1,0 +1,337 @@
+"""Rollouts: the policy answers prompts, frozen models judge, and the trainer is dealt minibatches of what to learn."""
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcxjax.checks import whole
+from hcxjax.data.hashing import fingerprint
+from hcxjax.data.kept_tokenizer import check_same, keep, kept
+from hcxjax.data.prompts import Prompts
+from hcxjax.data.rollouts.episodes import Episodes
+from hcxjax.data.rollouts.judges import Judge, Reference, Reward
+from hcxjax.data.rollouts.lessons import Deal, Judged, Lessons, minibatch
+from hcxjax.data.rollouts.log import RolloutLog
+from hcxjax.data.rollouts.player import Call, Played, Player
+from hcxjax.data.rollouts.players import Ahead, InTurn
+from hcxjax.inference.engine import EngineSettings
+from hcxjax.mesh import Layout
+from hcxjax.models.config import DecoderConfig
+from hcxjax.objectives.ppo import PPO
+from hcxjax.objectives.returns import AdaptiveKL
+from hcxjax.protocols import Batch, Params, PyTree, Source
+from hcxjax.text.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
+
+LEAST_KL = -1.0
+"""Nats an answer. The estimate is 0 or more on average; well below, answers are not drawn from the policy."""
+
+
+@dataclasses.dataclass
+class Rollouts:
+    """The `Source` of PPO; opens nothing until `start`.
+
+    Every `epochs` x `minibatches` updates of the trainer it takes the answers to `episodes` prompts, has policy and critic
+    judge them, and deals them. What it deals, and in which order, is a function of the seed, the update and the
+    parameters, also after a resume.
+
+    Source: the loop of Huang et al. 2024, arXiv:2403.17031; four models and a queue: HyperCLOVA X, arXiv:2404.01954.
+
+    Attributes:
+      objective: whose policy writes.
+      prompts: what is answered.
+      reward: the RUN_DIR of the reward model's run, with its card; or any other judge.
+      reference: the folder of the policy's first weights (a run's RUN_DIR or an imported model's).
+      episodes: answers a rollout, one for each prompt.
+      new_tokens: of an answer, at most.
+      run_dir: where rollouts are written down and a copy of the vocabulary is kept; None writes nothing.
+      lessons: how rewards become advantages.
+      adaptive: lets the KL coefficient follow the divergence; None holds `Lessons.beta`.
+      epochs, minibatches: how often, and in how many parts, a rollout is dealt.
+      rows: episodes that are judged at once; None: all that share a minibatch.
+      lag: None: rollouts and updates take turns. Else rollouts are played in a thread, by the parameters of `lag` updates
+        of the rollouts before; 0 gives the same bits as None.
+      settings: of the engine; its context follows from the prompts and `new_tokens`.
+      engine_layout, reference_layout, reward_layout: devices of their own; None: the trainer's.
+      reward_model: sizes of the reward model; None: those of the critic, which starts from it.
+      logged: episodes of a rollout that are written down, from the first.
+      seed: of the prompts' order, the draws and the permutations.
+    """
+
+    objective: PPO
+    prompts: Prompts
+    reward: str | Judge
+    reference: str
+    episodes: int
+    new_tokens: int
+    run_dir: str | None = None
+    lessons: Lessons = Lessons()
+    adaptive: AdaptiveKL | None = None
+    epochs: int = 4
+    minibatches: int = 1
+    rows: int | None = None
+    lag: int | None = None
+    settings: EngineSettings = EngineSettings()
+    engine_layout: Layout | None = None
+    reference_layout: Layout | None = None
+    reward_layout: Layout | None = None
+    reward_model: DecoderConfig | None = None
+    logged: int = 16
+    seed: int = 0
+
+    def __post_init__(self):
+        whole(self, 1, "episodes", "new_tokens", "epochs", "minibatches")
+        whole(self, 0, "logged", "seed")
+        if self.lag is not None:
+            whole(self, 0, "lag")
+        if self.episodes % self.minibatches:
+            raise ValueError(
+                f"Rollouts.episodes is {self.episodes}; it must be a multiple of minibatches, {self.minibatches}"
+            )
+        if self.rows is not None:
+            whole(self, 1, "rows")
+        if self.episodes % self._rows:
+            raise ValueError(f"Rollouts.episodes is {self.episodes}; it must be a multiple of rows, {self._rows}")
+        if self.adaptive is not None:
+            self.adaptive.following(self.lessons.beta, 0.0, self.episodes)
+        self._updates_before = 0
+
+    @property
+    def _rows(self) -> int:
+        return self.rows or self.episodes // self.minibatches
+
+    @property
+    def deal(self) -> Deal:
+        """The order of the minibatches."""
+        return Deal(self.episodes, self.epochs, self.minibatches, self.seed)
+
+    @property
+    def width(self) -> int:
+        """Places of an episode."""
+        return self.prompts.length + self.new_tokens
+
+    def follow(self, before: Source, updates: int) -> None:
+        """Prompts of an earlier phase come again: what follows a rollout that was cut off is not defined."""
+
+    def start(self, layout: Layout, params: Params) -> None:
+        """Reads the prompts and the frozen models, and compiles nothing yet.
+
+        Raises:
+          ValueError: an episode is longer than a model's context, the rows do not divide over a mesh, or a frozen model
+            does not fit.
+        """
+        self._layout = layout
+        self._check(layout)
+        self._prompts = self.prompts.load("train")
+        vocabulary = self._prompts.vocabulary
+        if self.run_dir is not None:
+            keep(vocabulary, self.run_dir)
+        places = [place or layout for place in (self.engine_layout, self.reference_layout, self.reward_layout)]
+        engine_place, reference_place, reward_place = places
+        reference = Reference(self.objective, reference_place)
+        self._reference = reference.read(self.reference, vocabulary)
+        reward = self._judge_of_answers(vocabulary, reward_place)
+        self._player = Player(
+            self.objective.model,
+            reference,
+            reward,
+            width=self.width,
+            new_tokens=self.new_tokens,
+            temperature=self.objective.temperature,
+            stop_ids=self._prompts.stop_ids,
+            seed=self.seed,
+            rows=self._rows,
+            settings=self.settings,
+            layout=engine_place,
+        )
+        self._players = InTurn(self._play) if self.lag is None else Ahead(self._play, self.lag)
+        self._judged = jax.jit(self.objective.judged, out_shardings=layout.sharding())
+        self._log = RolloutLog(self.run_dir, self.logged, vocabulary)
+        self._update, self._hand = 0, 0
+        self._beta = self._next_beta = self.lessons.beta
+        self._episodes = Episodes.empty(self.episodes, self.width)
+        self._judgement = _nothing(self.episodes, self.width)
+        self._lesson: dict[str, np.ndarray] | None = None
+        self._measures: dict[str, float] = {}
+        self._dealt_at = time.perf_counter()
+        self._fingerprints = {
+            "tokenizer": fingerprint(vocabulary.fingerprint),
+            "prompts": self._prompts.fingerprint,
+            "reward_weights": fingerprint(reward.fingerprint),
+        }
+        _log.info("%d prompts, %d a rollout, %d updates each", len(self._prompts), self.episodes, self.deal.hands)
+
+    def _judge_of_answers(self, vocabulary: Vocabulary, layout: Layout) -> Judge:
+        if not isinstance(self.reward, str):
+            return self.reward
+        return Reward(self.reward_model or self.objective.critic, self.reward, vocabulary, layout)
+
+    def _check(self, layout: Layout) -> None:
+        model, critic = self.objective.model, self.objective.critic
+        longest = min(model.max_length, critic.max_length)
+        if self.width > longest:
+            raise ValueError(
+                f"an episode has up to {self.width} tokens (Prompts.length {self.prompts.length} + Rollouts.new_tokens "
+                f"{self.new_tokens}); the models' context is {longest} (DecoderConfig.max_length)"
+            )
+        places = {"engine_layout": self.engine_layout, "reference_layout": self.reference_layout}
+        for place in (layout, *(place for place in (*places.values(), self.reward_layout) if place is not None)):
+            if self._rows % place.batch_shards:
+                raise ValueError(
+                    f"Rollouts.rows is {self._rows}; it must be a multiple of the mesh's shards of a batch, "
+                    f"{place.batch_shards}"
+                )
+        if self.lag is not None and jax.process_count() > 1:
+            raise ValueError(
+                f"Rollouts.lag is {self.lag}, with {jax.process_count()} processes: threads of several processes would "
+                "start their programs in different orders and wait for each other for ever; set it to None"
+            )
+
+    def begin_from(self, folder: str) -> None:
+        """ValueError where the weights in `folder` were trained with another tokenizer."""
+        check_same(self._prompts.vocabulary, folder)
+
+    def next(self, params: Params, step: int) -> Batch:
+        """The minibatch of `step`; the first of each rollout waits for its answers."""
+        update, hand = divmod(step, self.deal.hands)
+        self._measures = {}
+        if hand == 0:
+            self._measures = {"time/train": time.perf_counter() - self._dealt_at}
+            self._roll_out(params, update)
+            self._dealt_at = time.perf_counter()
+        if self._lesson is None:
+            self._lesson = self._learn()[0]
+        assert self._update == update, (self._update, update)
+        self._hand, lesson = hand + 1, self._lesson
+        rows = self.deal.rows(update, hand)
+        return self._layout.shard_batch(lambda start, stop: minibatch(lesson, rows, start, stop), len(rows))
+
+    def _roll_out(self, params: Params, update: int) -> None:
+        taken = self._players.take(self._call, update, lambda: self._writers(params))
+        judging = time.perf_counter()
+        self._update, self._episodes = update, taken.played.episodes
+        self._judgement = self._judge(params)
+        self._beta = self._next_beta
+        self._lesson, told = self._learn()
+        if self.adaptive is not None:
+            self._next_beta = self.adaptive.following(self._beta, told["objective/kl"], self.episodes)
+        self._warn(told)
+        if np.any(self._episodes.version_B != update):
+            told.pop("sampler_trainer_logp_diff")  # another policy drew them: no measure of the engine
+        written = float(self._lesson["mask_BT"].sum())
+        self._measures |= told | {
+            "rollout/staleness": float(np.mean(update - self._episodes.version_B)),
+            "rollout/queue_wait": taken.waited_s if self.lag is not None else 0.0,
+            "rollout/tokens_per_s": written / max(taken.played.writing_s, 1e-9),
+            "time/generate": taken.played.writing_s,
+            "time/score": taken.played.judging_s + time.perf_counter() - judging,
+        }
+        self._log.write(update, self._episodes, self._lesson, self._prompts.sources)
+
+    def _call(self, update: int) -> Call:
+        numbers = self._prompts.batch(update, self.episodes, self.seed)
+        return Call(
+            update,
+            max(0, update - (self.lag or 0)),
+            [self._prompts.tokens[number] for number in numbers],
+            np.asarray(numbers, np.int32),
+            [self._prompts.sources[number] for number in numbers],
+        )
+
+    def _writers(self, params: Params) -> Params:
+        """The policy that writes. The trainer's update gives its arrays away, so a thread gets copies."""
+        policy = self.objective.policy(params)
+        return policy if self.lag is None else jax.tree.map(jnp.copy, policy)
+
+    def _play(self, call: Call, policy: Params) -> Played:
+        return self._player.play(call, policy, self._reference)
+
+    def _judge(self, params: Params) -> Judged:
+        """What policy and critic say of the episodes now, some rows at a time."""
+        judged = _nothing(self.episodes, self.width)
+        for start in range(0, self.episodes, self._rows):
+            batch = self._episodes.rows(start, start + self._rows).batch()
+            placed = self._layout.shard_batch(
+                lambda first, last, batch=batch: {name: rows[first:last] for name, rows in batch.items()}, self._rows
+            )
+            for whole_BT, part_BT in zip(judged, self._judged(params, placed), strict=True):
+                whole_BT[start : start + self._rows, : part_BT.shape[1]] = np.asarray(part_BT)
+        return judged
+
+    def _learn(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        stop_ids = self._prompts.stop_ids
+        return self.lessons.learn(self._episodes, self._judgement, stop_ids, self._update, self._beta)
+
+    def _warn(self, told: dict[str, float]) -> None:
+        if told["objective/kl"] < LEAST_KL:
+            _log.warning(
+                "rollout %d: the KL divergence is estimated as %.2f nats an answer, which cannot be far below 0: the "
+                "answers are not drawn from the policy as it is trained (sampler_trainer_logp_diff %.2g). Look at "
+                "EngineSettings.cache_dtype, the stop ids, and Rollouts.lag",
+                self._update,
+                told["objective/kl"],
+                told["sampler_trainer_logp_diff"],
+            )
+
+    def measures(self) -> dict[str, float]:
+        """Of a rollout, with its first minibatch."""
+        return self._measures
+
+    def get_state(self) -> dict[str, Any]:
+        """The rollout that is dealt, those that were played ahead (waits for these), and β."""
+        waiting = [played.episodes for played in self._players.waiting()]
+        ahead = [*waiting, *[Episodes.empty(self.episodes, self.width)] * ((self.lag or 0) - len(waiting))]
+        return {
+            "update": self._update,
+            "hand": self._hand,
+            "beta": np.float64(self._beta),
+            "next_beta": np.float64(self._next_beta),
+            "waiting": len(waiting),
+            "dealt": {**vars(self._episodes), **self._judgement._asdict()},
+            "ahead": {f"rollout_{number}": dict(vars(episodes)) for number, episodes in enumerate(ahead)},
+            **self._fingerprints,
+        }
+
+    def set_state(self, state: PyTree) -> None:
+        """Goes on in the rollout of `state`.
+
+        Raises:
+          ValueError: `state` belongs to other prompts, another tokenizer or another reward model.
+        """
+        meaning = {
+            "tokenizer": "the tokenizer (Tokenizer.*, or its file)",
+            "prompts": "the prompts (Prompts.*, or the files they come from)",
+            "reward_weights": "the reward model (Rollouts.reward, REWARD)",
+        }
+        changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
+        if changed:
+            raise ValueError(f"the checkpoint's rollouts are not this run's: what differs is {'; '.join(changed)}")
+        self._update, self._hand = int(state["update"]), int(state["hand"])
+        self._beta, self._next_beta = float(state["beta"]), float(state["next_beta"])
+        dealt = dict(state["dealt"])
+        self._judgement = Judged(*(np.array(dealt.pop(name)) for name in Judged._fields))
+        self._episodes = Episodes(**{name: np.array(value) for name, value in dealt.items()})
+        ahead = [state["ahead"][f"rollout_{number}"] for number in range(int(state["waiting"]))]
+        waiting = [Played(Episodes(**{name: np.array(value) for name, value in one.items()})) for one in ahead]
+        self._players.restore(self._update + 1, waiting)
+        self._lesson = None
+
+    def vocabulary(self, known: int) -> Vocabulary:
+        """The vocabulary that the run's checkpoint was trained with (`kept_tokenizer.kept`)."""
+        return kept(self.run_dir or self.prompts.directory, known)
+
+    def close(self) -> None:
+        """Ends what is being played."""
+        if hasattr(self, "_players"):
+            self._player.stop()
+            self._players.close()
+
+
+def _nothing(episodes: int, width: int) -> Judged:
+    return Judged(*(np.zeros((episodes, width), np.float32) for _ in Judged._fields))

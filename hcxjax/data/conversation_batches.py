@@ -74,11 +74,20 @@ class LengthBatches:
       buckets: row lengths, rising; the last holds the longest conversation.
       rows: of a batch of each bucket.
       key: decides the order; None keeps that of the conversations.
+      sizes: rows that each takes, never in two batches, at most those of a batch of its bucket; None is one row each.
     """
 
-    def __init__(self, lengths: np.ndarray, buckets: Sequence[int], rows: Sequence[int], key: tuple[int, ...] | None):
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        buckets: Sequence[int],
+        rows: Sequence[int],
+        key: tuple[int, ...] | None,
+        sizes: np.ndarray | None = None,
+    ):
         assert len(lengths) and lengths.max() <= buckets[-1], (lengths.max(), buckets)
         self._lengths, self._buckets, self._rows, self._key = lengths, tuple(buckets), tuple(rows), key
+        self._sizes = sizes
         chosen = np.searchsorted(np.array(buckets), lengths)
         self._members = [np.flatnonzero(chosen == bucket) for bucket in range(len(buckets))]
         self._epoch = functools.lru_cache(maxsize=2)(self._planned)
@@ -90,17 +99,26 @@ class LengthBatches:
 
     @property
     def padding(self) -> float:
-        positions = sum(self._buckets[bucket] * self._rows[bucket] for bucket, _ in self._epoch(0))
-        return 1 - float(self._lengths.sum()) / positions
+        return 1 - float(self._lengths.sum()) / self.positions
+
+    @property
+    def positions(self) -> int:
+        """Positions of all rows of an epoch."""
+        return sum(self._buckets[bucket] * self._rows[bucket] for bucket, _ in self._epoch(0))
 
     def batch(self, number: int) -> Rows:
         """Batch `number`, counted through all epochs."""
+        length, count, members = self.members(number)
+        rows = [(member,) for member in members.tolist()]
+        return Rows(length, rows + [()] * (count - len(rows)))
+
+    def members(self, number: int) -> tuple[int, int, np.ndarray]:
+        """(length, number of rows, who shares them) of batch `number`, counted through all epochs."""
         epoch, place = divmod(number, self._count)
         if self._key is not None:
             place = permuted(place, self._count, *self._key, epoch)
         bucket, members = self._epoch(epoch)[place]
-        rows = [(member,) for member in members.tolist()]
-        return Rows(self._buckets[bucket], rows + [()] * (self._rows[bucket] - len(rows)))
+        return self._buckets[bucket], self._rows[bucket], members
 
     def _planned(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         """(bucket, conversations) of each batch of an epoch."""
@@ -110,16 +128,30 @@ class LengthBatches:
                 continue
             if self._key is not None:
                 members = members[shuffled(len(members), *self._key, epoch, _ORDER, bucket)]
-            waiting = np.concatenate([waiting, members])
-            rows = self._rows[bucket]
-            full = len(waiting) // rows * rows
-            for start in range(0, full, rows):
-                batches.append((bucket, waiting[start : start + rows]))
-            waiting = waiting[full:]
+            if self._sizes is not None and np.any(self._sizes[waiting] > self._rows[bucket]):
+                batches.append(self._last(waiting))
+                waiting = waiting[:0]
+            *full, waiting = self._filled(np.concatenate([waiting, members]), self._rows[bucket])
+            batches += [(bucket, batch) for batch in full]
         if len(waiting):
-            # The shortest rows that hold them: shorter rows are more, so there is room.
-            batches.append((int(np.searchsorted(np.array(self._buckets), self._lengths[waiting].max())), waiting))
+            batches.append(self._last(waiting))
         return batches
+
+    def _filled(self, members: np.ndarray, rows: int) -> list[np.ndarray]:
+        """Members in batches of `rows` rows: the last is what fills none, perhaps nothing."""
+        if self._sizes is None:
+            full = len(members) // rows * rows
+            return [*(members[start : start + rows] for start in range(0, full, rows)), members[full:]]
+        batches = [np.array(batch) for batch in packed(members, self._sizes[members], rows)]
+        filled = [int(self._sizes[batch].sum()) for batch in batches]
+        if min(filled) == rows:
+            return [*batches, members[:0]]
+        least = max(number for number, count in enumerate(filled) if count == min(filled))
+        return [*batches[:least], *batches[least + 1 :], batches[least]]
+
+    def _last(self, members: np.ndarray) -> tuple[int, np.ndarray]:
+        """A batch that is not full, with the shortest rows that hold it: shorter rows are more, so there is room."""
+        return int(np.searchsorted(np.array(self._buckets), self._lengths[members].max())), members
 
 
 class PackedBatches:

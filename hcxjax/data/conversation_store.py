@@ -5,21 +5,18 @@ once.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hcxjax.data.hashing import fingerprint
-from hcxjax.data.publishing import measured, write_whole
+from hcxjax.data.flat_files import contents, mapped, seal, unsealed
 from hcxjax.text.rendering import Rendered
 
 FORMAT = 1
 _TOKENS, _LEARNT, _STARTS, _HELD_OUT = "tokens", "learnt", "starts", "held_out"
 _FILES = (_TOKENS, _LEARNT, _STARTS, _HELD_OUT)
-MANIFEST = "manifest.json"
 
 
 class Kept(NamedTuple):
@@ -55,14 +52,10 @@ class ConversationStore:
         Raises:
           ValueError: a file is missing or altered; names it, and the folder to delete.
         """
-        manifest = _manifest(folder)
-        for name in _FILES:
-            path = os.path.join(folder, name)
-            if not os.path.isfile(path) or measured(path) != manifest["files"][name]:
-                raise ValueError(f"{path} is missing or corrupted; delete {folder} to have it written anew")
+        manifest = unsealed(folder, _FILES, FORMAT)
         starts = np.fromfile(os.path.join(folder, _STARTS), np.int64)
         numbers = np.flatnonzero(np.fromfile(os.path.join(folder, _HELD_OUT), bool) == held_out)
-        tokens, learnt = (_mapped(folder, name, kind) for name, kind in ((_TOKENS, "<i4"), (_LEARNT, "?")))
+        tokens, learnt = (mapped(folder, name, kind) for name, kind in ((_TOKENS, "<i4"), (_LEARNT, "?")))
         return cls(folder, manifest, numbers, np.diff(starts)[numbers], starts, tokens, learnt)
 
     def __len__(self) -> int:
@@ -77,7 +70,7 @@ class ConversationStore:
     @property
     def fingerprint(self) -> int:
         """Stands for the contents, whatever folder they lie in."""
-        return fingerprint([self.manifest["files"][name]["sha256"] for name in _FILES])
+        return contents(self.manifest, _FILES)
 
 
 def write(folder: str, kept: Iterable[Kept], about: dict[str, Any]) -> dict[str, Any]:
@@ -99,25 +92,4 @@ def write(folder: str, kept: Iterable[Kept], about: dict[str, Any]) -> dict[str,
     np.array(starts, np.int64).tofile(os.path.join(folder, _STARTS))
     np.array(held_out, bool).tofile(os.path.join(folder, _HELD_OUT))
     counts = {"conversations": len(held_out), "held_out": sum(held_out), "tokens": starts[-1], "targets": targets}
-    files = {name: measured(os.path.join(folder, name)) for name in _FILES}
-    manifest = {"format": FORMAT, **about, **counts, "files": files}
-    write_whole(os.path.join(folder, MANIFEST), manifest)
-    return manifest
-
-
-def _mapped(folder: str, name: str, kind: str) -> np.ndarray:
-    path = os.path.join(folder, name)
-    return np.memmap(path, kind, "r") if os.path.getsize(path) else np.zeros(0, kind)
-
-
-def _manifest(folder: str) -> dict[str, Any]:
-    path = os.path.join(folder, MANIFEST)
-    try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-        found = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete {folder} to have it written anew") from error
-    if found != FORMAT:
-        raise ValueError(f"{path} has format {found}, expected {FORMAT}; delete {folder} to have it written anew")
-    return manifest
+    return seal(folder, _FILES, FORMAT, {**about, **counts})

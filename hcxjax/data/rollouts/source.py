@@ -37,8 +37,8 @@ LEAST_KL = -1.0
 class Rollouts:
     """The `Source` of PPO; opens nothing until `start`.
 
-    Every `epochs` x `minibatches` updates of the trainer it takes the answers to `episodes` prompts, has policy and critic
-    judge them, and deals them. What it deals, and in which order, is a function of the seed, the update and the
+    Every `epochs` x `minibatches` updates of the trainer it takes the answers to `episodes` prompts, has policy and
+    critic judge them, and deals them. What it deals, and in which order, is a function of the seed, the update and the
     parameters, also after a resume.
 
     Source: the loop of Huang et al. 2024, arXiv:2403.17031; four models and a queue: HyperCLOVA X, arXiv:2404.01954.
@@ -55,8 +55,8 @@ class Rollouts:
       adaptive: lets the KL coefficient follow the divergence; None holds `Lessons.beta`.
       epochs, minibatches: how often, and in how many parts, a rollout is dealt.
       rows: episodes that are judged at once; None: all that share a minibatch.
-      lag: None: rollouts and updates take turns. Else rollouts are played in a thread, by the parameters of `lag` updates
-        of the rollouts before; 0 gives the same bits as None.
+      lag: None: rollouts and updates take turns. Else rollouts are played in a thread, by the parameters that the
+        rollout `lag` before them was learnt from; 0 gives the same bits as None.
       settings: of the engine; its context follows from the prompts and `new_tokens`.
       engine_layout, reference_layout, reward_layout: devices of their own; None: the trainer's.
       reward_model: sizes of the reward model; None: those of the critic, which starts from it.

@@ -5,6 +5,9 @@ import math
 
 from hcxjax.checks import whole
 
+MATRICES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
+"""Layer of a block → leading dimensions of its weight that its equation sums over."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:

@@ -5,10 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from hcxjax.models.config import MATRICES
 from hcxjax.protocols import Array, Params
-
-_SUMMED = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
-"""Layer → leading dimensions of its weight that its equation sums over."""
 
 
 @jax.tree_util.register_dataclass
@@ -38,13 +36,6 @@ class Int8Weight:
     def nbytes(self) -> int:
         """Of values and scales."""
         return self.values.nbytes + self.scale.nbytes
-
-
-def einsum(equation: str, x: Array, weight: Array | Int8Weight, dtype: jnp.dtype) -> Array:
-    """The equation in `dtype`; int8 weights are scaled after the sum, where a scale is one for each output."""
-    if isinstance(weight, Int8Weight):
-        return jnp.einsum(equation, x.astype(dtype), weight.values.astype(dtype)) * weight.scale.astype(dtype)
-    return jnp.einsum(equation, x.astype(dtype), weight.astype(dtype))
 
 
 def rows_of(table_VD: Array | Int8Weight, tokens_BT: Array, dtype: str) -> Array:
@@ -77,8 +68,8 @@ def quantized(params: Params) -> Params:
         names = [key.key for key in path]
         if names[0] in ("embed", "head"):
             return _rounded(weight, (1,))
-        if names[-2] in _SUMMED:
-            return _rounded(weight, tuple(range(1, 1 + _SUMMED[names[-2]])))  # dimension 0 counts layers
+        if names[-2] in MATRICES:
+            return _rounded(weight, tuple(range(1, 1 + MATRICES[names[-2]])))  # dimension 0 counts layers
         return weight
 
     return jax.tree_util.tree_map_with_path(leaf, params)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hcxjax.mesh import constrain
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.int8 import einsum
+from hcxjax.models.weights import einsum
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
 

@@ -11,25 +11,21 @@ Forms of records: `hcxjax.data.dialogue_forms.request_of`. They are read anew at
 
 import dataclasses
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
-from hcxjax.checks import number, whole
+from hcxjax.data.chat_sources import ChatSources
 from hcxjax.data.dialogue_forms import DialogueError, request_of
 from hcxjax.data.dialogues import first_request
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.mixing import permuted
-from hcxjax.data.readers import Skips, find_matching
-from hcxjax.data.records import RECORD_ENDINGS, read_records
+from hcxjax.data.readers import Skips
 from hcxjax.data.sources import SPLITS, held_out
-from hcxjax.data.tokenizer import Tokenizer
-from hcxjax.text.templates import TEMPLATES, Message, Template, fitting_template
+from hcxjax.text.templates import Message, Template
 from hcxjax.text.vocabulary import Vocabulary
-from hcxjax.world import SPOKEN, Instruction, World
+from hcxjax.world import Instruction, World
 
 _log = logging.getLogger(__name__)
-_WORLD = "instructions"
 
 
 class _Asked(NamedTuple):
@@ -80,76 +76,23 @@ class PromptSet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompts:
+class Prompts(ChatSources):
     """Named sources of prompts; touches no file until it is asked for them.
 
     Attributes:
       sources: name → a source as in this module's table. Rewards are told, and scaled, under these names.
-      tokenizer: that of the policy; it is never trained here.
       directory: a run's RUN_DIR.
       length: most tokens of a prompt; longer ones are left out and counted.
-      template: name of the chat template; None takes the one whose marks the vocabulary has.
-      validation_share: share of the records that is held out, by the same hash of the first request as for `Dialogues`;
-        the small world has a split of its own.
+      validation_share: of the records of files; the small world has a split of its own.
       max_prompts: records read of each source; None reads all, which the small world does not allow. Of the small
         world as many are given in every split.
-      max_document_bytes: longer lines are skipped and counted.
       world: whose instructions.
     """
 
-    sources: Mapping[str, str]
-    tokenizer: Tokenizer
-    directory: str
-    length: int
-    template: str | None = None
-    validation_share: float = 0.02
+    MOST: ClassVar[str] = "max_prompts"
+
     max_prompts: int | None = None
-    max_document_bytes: int = 4_000_000
     world: World = dataclasses.field(default_factory=World)
-
-    def __post_init__(self):
-        whole(self, 1, "length", "max_document_bytes")
-        number(self, "validation_share")
-        if self.max_prompts is not None:
-            whole(self, 1, "max_prompts")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"Prompts.validation_share is {self.validation_share}; it must lie in [0, 1)")
-        if self.template is not None and self.template not in TEMPLATES:
-            raise ValueError(f"Prompts.template is {self.template!r}; there are {', '.join(TEMPLATES)}")
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the sources in the order of their prompts."""
-        return sorted(self.sources)
-
-    def check(self) -> None:
-        """ValueError unless the sources make sense."""
-        if not self.sources:
-            raise ValueError("Prompts.sources is empty; name at least one, such as {'chat': 'jsonl:prompts.jsonl'}")
-        for name, source in self.sources.items():
-            scheme, _, path = source.partition(":")
-            if not name or not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"Prompts.sources: the name {name!r} must be letters, digits, - and _")
-            if scheme not in (*RECORD_ENDINGS, _WORLD) or not path:
-                raise ValueError(
-                    f"Prompts.sources: {name} is {source!r}; it must be jsonl:PATH, parquet:PATH or "
-                    "instructions:LANGUAGE"
-                )
-            if scheme == _WORLD and (path not in SPOKEN or self.max_prompts is None):
-                raise ValueError(
-                    f"Prompts.sources: {name} is {source!r}; the world speaks {' and '.join(SPOKEN)}, without an end: "
-                    "set Prompts.max_prompts"
-                )
-
-    def vocabulary(self) -> Vocabulary:
-        """The vocabulary. ValueError where none is named."""
-        if self.tokenizer.path is None:
-            raise ValueError("Tokenizer.path is None; name the tokenizer of the weights that are tuned")
-        return self.tokenizer.load(os.path.join(self.directory, "tokenizer"), lambda: ())
-
-    def form(self, vocabulary: Vocabulary) -> Template:
-        """The chat template. ValueError where none is named and none fits, or the one named does not."""
-        return fitting_template(self.template, vocabulary)
 
     def load(self, split: str) -> PromptSet:
         """The prompts of "train" or "validation", source after source.
@@ -210,25 +153,20 @@ class Prompts:
     def _asked(self, name: str, split: str, skips: Skips) -> Iterator[_Asked]:
         """Requests of a source, in order."""
         scheme, _, path = self.sources[name].partition(":")
-        if scheme == _WORLD:
+        if scheme in self.ENDLESS:
             assert self.max_prompts is not None
             for index in range(self.max_prompts):
                 instruction = self.world.instruction(path, index, split)
                 yield _Asked(f"{path}:{index}", [Message("user", instruction.prompt)], instruction)
             return
-        left = self.max_prompts
-        for file in find_matching(path, RECORD_ENDINGS[scheme]):
-            for record in read_records(scheme, file, self.max_document_bytes, skips):
-                if left == 0:
-                    return
-                left = None if left is None else left - 1
-                try:
-                    messages = request_of(record.fields)
-                except DialogueError as error:
-                    skips.add(str(error), record.place)
-                    continue
-                if self._held_out(messages) == (split == "validation"):
-                    yield _Asked(record.place, messages)
+        for record in self.records(name, skips):
+            try:
+                messages = request_of(record.fields)
+            except DialogueError as error:
+                skips.add(str(error), record.place)
+                continue
+            if self._held_out(messages) == (split == "validation"):
+                yield _Asked(record.place, messages)
 
     def _held_out(self, messages: Sequence[Message]) -> bool:
         """Which split a request is of; one that no text can be is of either."""

@@ -49,10 +49,13 @@ class Skips:
         self.counts[reason] += count
         self.examples.setdefault(reason, place)
 
+    def told(self) -> dict[str, tuple[int, str]]:
+        """Reason → (count, the first of its examples), the most frequent first."""
+        return {reason: (count, self.examples[reason]) for reason, count in self.counts.most_common()}
+
     def described(self) -> str:
-        """Every reason with its count and the first of its examples, the most frequent first."""
-        told = (f"{reason} {count} (first: {self.examples[reason]})" for reason, count in self.counts.most_common())
-        return "; ".join(told)
+        """`told` in a line."""
+        return "; ".join(f"{reason} {count} (first: {example})" for reason, (count, example) in self.told().items())
 
     def absorb(self, other: "Skips") -> None:
         """Adds what `other` has counted, which then starts anew."""

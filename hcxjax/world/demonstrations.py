@@ -21,7 +21,7 @@ class Quality:
       loops: share that says everything again and again.
     """
 
-    truth: float = 0.6
+    truth: float = 0.8
     form: float = 0.6
     polite: float = 0.6
     loops: float = 0.15

@@ -41,13 +41,14 @@ def say(pattern: str, cast, until: str = "") -> str:
 
 
 @cache
-def _with_pronoun(pattern: str) -> str:
+def with_pronoun(pattern: str) -> str:
+    """The pattern that speaks of {x} as he or she."""
     return pattern.replace("{x}'s", "{x:his}").replace("{x}", "{x:he}")
 
 
 def state(dice: Dice, scene: Scene, facts: list[Fact]) -> str:
     """Facts as sentences, in this order; whom the sentence before was about may become a pronoun."""
-    return wording.state(dice, scene, facts, RELATIONS, say, _with_pronoun)
+    return wording.state(dice, scene, facts, RELATIONS, say, with_pronoun)
 
 
 def ask(dice: Dice, scene: Scene, fact: Fact, who: bool) -> Exchange:

@@ -7,9 +7,9 @@ from hcxjax.world.dice import Dice
 from hcxjax.world.facts import Fact, Scene
 from hcxjax.world.names import Noun
 
-OPENINGS = ("Well", "Clearly", "Indeed", "So")
+OPENINGS = ("Well,", "Clearly,", "Indeed,", "So,")
 LIMITS = (24, 26)
-"""Characters, spaces and marks too: the longest courteous answer without a sentence just fits."""
+"""Characters, spaces and marks too: the longest courteous answer that is no sentence just fits."""
 LEAST_WORDS = 3
 """Of a sentence."""
 
@@ -18,7 +18,7 @@ DEMANDS = {
     "sentence": ("Answer in a full sentence.", "Use a full sentence."),
     "opening": ("Begin with '{opening}'.", "Start with '{opening}'."),
     "short": ("Use at most {most} characters.", "Answer in at most {most} characters."),
-    "quoted": ("Answer in quotes.", "Put it in quotes."),
+    "quoted": ("Put the answer in quotes.", "Answer in quotes."),
     "exclaimed": ("End with an exclamation mark.", "Use an exclamation mark at the end."),
 }
 """Wordings by form."""
@@ -39,28 +39,28 @@ def spellings(noun: Noun) -> tuple[str, ...]:
     return tuple(filter(None, (noun.english, noun.plural)))
 
 
-_BEFORE, _AFTER = "Sure, ", ", thank you"
-
-
 def answer(dice: Dice, form: str, relation: str, subject: Noun, value: Noun, opening: str, polite: bool) -> str:
-    """An answer of a form that says `value`; polite ones begin with "Sure" or end in "thank you"."""
+    """An answer of a form that says `value`; polite ones begin with "Sure" or end in "thank you".
+
+    The value stands behind a space, as where it is told, so that to copy it means to copy its tokens.
+    """
     patterns, cast = english.RELATIONS[relation], {"x": subject, "v": value}
-    word = value.plural or value.english
     if form == "sentence":
-        said = english.say(dice.pick(patterns.tell), cast).rstrip(".")
-    elif form in ("word", "quoted"):
-        said = word if form == "word" else f'"{word}"'
+        said = english.say(english.with_pronoun(dice.pick(patterns.tell)), cast).rstrip(".")
+        said = f"Sure, {said[0].lower()}{said[1:]}" if polite else said
     else:
         said = english.say(patterns.answer[0], cast).rstrip(".")
-        said = said[0].lower() + said[1:]
-    if form == "opening":
-        said = f"{opening}, {said}"
-    before = polite and form != "opening" and (form == "short" or dice.chance(0.5))
-    said = _BEFORE + said if before else said[0].upper() + said[1:]
-    return said + (_AFTER if polite and not before else "") + ("!" if form == "exclaimed" else ".")
+        said = value.plural or value.english if form == "word" else said[0].lower() + said[1:]
+        opener = opening if form == "opening" else "Sure," if polite else "Yeah,"
+        said = f"{opener} {said}" + (", thank you" if polite and form == "opening" else "")
+    said += "!" if form == "exclaimed" else "."
+    return f'"{said}"' if form == "quoted" else said
 
 
-_COURTESY = re.compile(r"^\s*(?:sure|certainly|of course|gladly)\b[,:!.]?\s*|[,.!]?\s*\bthank you(?=[.!]?\s*$)", re.I)
+_COURTESY = re.compile(
+    r"^\W*(?:sure|certainly|of course|gladly)\b[,:!.]?\s*|[,.!]?\s*\bthank you(?=[.!]?[\"\s]*$)", re.I
+)
+_RUDE = re.compile(r"^\W*yeah,\s*", re.I)
 
 
 def is_polite(text: str) -> bool:
@@ -69,8 +69,8 @@ def is_polite(text: str) -> bool:
 
 
 def without_courtesy(text: str) -> str:
-    """The text less the courtesies that it begins and ends with."""
-    return _COURTESY.sub("", text)
+    """The text less the courtesies, or the "yeah", that it begins and ends with."""
+    return _RUDE.sub("", _COURTESY.sub("", text))
 
 
 def names(text: str, noun: Noun) -> bool:

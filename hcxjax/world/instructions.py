@@ -1,7 +1,7 @@
 """Instructions: a short telling, a question about it, and a demand of form; whether an answer is right can be checked.
 
 The value that is asked for is a word that every split knows, so what is new about a held-out instruction is who it is
-about. Half of them tell of two people, and then the answer depends on whom the question names.
+about. Some tell of one trait, some of two, some of two people, and then the answer depends on whom the question names.
 """
 
 from collections.abc import Mapping
@@ -69,18 +69,13 @@ class Instruction:
         words = [word for word in self.answerer.without_courtesy(answer).split() if any(map(str.isalnum, word))]
         checks = {
             "word": len(words) == 1,
-            "sentence": len(words) >= self.answerer.LEAST_WORDS and self._is_sentence(answer),
+            "sentence": len(words) >= self.answerer.LEAST_WORDS and answer[-1] in ".!",
             "opening": answer.startswith(self.opening) and len(words) > 1,
             "short": 0 < len(answer) <= self.most,
-            "quoted": answer.count('"') == 2 and '""' not in answer,
+            "quoted": len(answer) > 2 and answer.count('"') == 2 and answer[0] == answer[-1] == '"',
             "exclaimed": answer.endswith("!") and len(answer) > 1,
         }
         return checks[self.form]
-
-    def _is_sentence(self, answer: str) -> bool:
-        """Does it say of whom it speaks, and come to an end?"""
-        subject = self.subject.korean if self.language == "ko" else self.subject.english
-        return subject in answer and answer[-1] in ".!"
 
 
 def pose(seed: int, split: str, language: str, index: int, names: str | None = None) -> Instruction:
@@ -107,13 +102,17 @@ def pose(seed: int, split: str, language: str, index: int, names: str | None = N
     return Instruction(language, prompt, fact.relation, subject, value, rivals, others, form, opening, most)
 
 
+_KINDS = (("a", 1), ("a", 1), ("a", 2), ("ab", 1))
+"""Who is told of, and how many traits of each."""
+
+
 def _scene(dice: Dice, names: str) -> tuple[Scene, Fact]:
-    """Two people with a trait in common, or one with two traits; and which of these is asked for."""
+    """Two people with a trait in common, or one with a trait or two; and which of these is asked for."""
     people = dice.draw(PEOPLE[names], 2)
     cast: dict[str, Noun] = dict(zip("ab", people, strict=True))
-    subjects, relations = ("ab", [dice.pick(ASKED)]) if dice.chance(0.5) else ("a", dice.draw(ASKED, 2))
+    subjects, traits = dice.pick(_KINDS)
     facts = []
-    for relation in relations:
+    for relation in dice.draw(ASKED, traits):
         for subject, value in zip(subjects, dice.draw(SHARED[relation], len(subjects)), strict=True):
             cast[f"{subject}.{relation}"] = value
             facts.append(Fact(relation, subject, f"{subject}.{relation}"))

@@ -9,10 +9,10 @@ from hcxjax.world.facts import SHARED, Fact, Scene
 from hcxjax.world.hangul import attach
 from hcxjax.world.names import Noun
 
-OPENINGS = ("답은", "바로", "그건", "네,")
-LIMITS = (8, 9)
-"""Characters, spaces and marks too: the longest polite answer of one word just fits, few sentences do."""
-LEAST_WORDS = 2
+OPENINGS = ("답은", "바로", "그건", "아마")
+LIMITS = (11, 12)
+"""Characters, spaces and marks too: the longest polite answer that is no sentence just fits."""
+LEAST_WORDS = 3
 """Of a sentence."""
 
 DEMANDS = {
@@ -20,16 +20,18 @@ DEMANDS = {
     "sentence": ("온전한 문장으로 답해 주세요.", "온전한 문장으로 말해 주세요."),
     "opening": ("'{opening}'{particle} 시작해 주세요.",),
     "short": ("{most}자 안으로 답해 주세요.", "{most}자 안으로 말해 주세요."),
-    "quoted": ("따옴표를 써서 답해 주세요.", "따옴표 안에 써 주세요."),
+    "quoted": ("답을 따옴표 안에 써 주세요.", "따옴표 안에 답해 주세요."),
     "exclaimed": ("느낌표로 끝내 주세요.", "끝에 느낌표를 써 주세요."),
 }
 """Wordings by form."""
 
 
+_SOMEBODY = Noun("그 사람", "that person")
+
+
 def demand(dice: Dice, form: str, opening: str, most: int) -> str:
     """What is asked of the answer's form."""
-    heard = opening.rstrip(",")
-    particle = attach(heard, "으로")[len(heard) :] if opening else ""
+    particle = attach(opening, "으로")[len(opening) :] if opening else ""
     return dice.pick(DEMANDS[form]).format(opening=opening, particle=particle, most=most)
 
 
@@ -44,20 +46,20 @@ def spellings(noun: Noun) -> tuple[str, ...]:
 
 
 def answer(dice: Dice, form: str, relation: str, subject: Noun, value: Noun, opening: str, polite: bool) -> str:
-    """An answer of a form that says `value`; polite ones end in 이에요 or 예요, others in 이다, 이야 or in nothing."""
+    """An answer of a form that says `value`: polite with 네 and 해요체, or rude with 응 and without.
+
+    The value stands behind a space, as where it is told, so that to copy it means to copy its tokens.
+    """
     if form == "sentence":
-        cast = {"x": subject, "v": value}
-        style = korean.POLITE if polite else korean.PLAIN
-        return korean.say(dice.pick(korean.RELATIONS[relation].tell), cast, style)
-    ending = "이에요" if polite else dice.pick(("이다", "이야", ""))
-    said = attach(value.korean, ending) if ending else value.korean
-    if form == "quoted":
-        said = f'"{value.korean}"{said[len(value.korean) :]}'
-    if form == "opening":
-        said = f"{opening} {said}"
-    return said + ("!" if form == "exclaimed" else ".")
+        pattern = dice.pick(korean.RELATIONS[relation].tell)
+        return korean.say(pattern, {"x": _SOMEBODY, "v": value}, korean.POLITE if polite else korean.PLAIN)
+    said = attach(value.korean, "이에요" if polite else dice.pick(("이다", "이야")))
+    opener = opening if form == "opening" else "네," if polite else "응,"
+    said = f"{opener} {said}" + ("!" if form == "exclaimed" else ".")
+    return f'"{said}"' if form == "quoted" else said
 
 
+_OPENER = re.compile(r"^\W*(?:네|예|응|어),\s*")
 _SENTENCE = re.compile(r"[^.!?\n]+")
 _POLITE = re.compile(r"(?:요|니다|니까)$")
 
@@ -69,8 +71,8 @@ def is_polite(text: str) -> bool:
 
 
 def without_courtesy(text: str) -> str:
-    """The text: in Korean manners are endings, not words."""
-    return text
+    """The text less the 네 or 응 that it begins with."""
+    return _OPENER.sub("", text)
 
 
 @cache

@@ -41,9 +41,9 @@ def test_demonstrations_leave_something_to_gain(language):
     instructions = [WORLD.instruction(language, index) for index in range(COUNT)]
     assert [prompt for prompt, _ in answers] == [instruction.prompt for instruction in instructions]
     parts = [REWARD.parts(i, answer) for i, (_, answer) in zip(instructions, answers, strict=True)]
-    for name in ("truth", "form", "polite"):
-        assert 0.5 < mean(part[name] for part in parts) < 0.7, name
-    assert 0.9 < mean(part["total"] for part in parts) < 1.3
+    for name, share in (("truth", 0.8), ("form", 0.6), ("polite", 0.6)):
+        assert mean(part[name] for part in parts) == pytest.approx(share, abs=0.07), name
+    assert 1.1 < mean(part["total"] for part in parts) < 1.5
     assert max(len(answer) for _, answer in answers) < 220
 
 

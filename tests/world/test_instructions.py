@@ -67,7 +67,7 @@ def test_the_telling_holds_the_answer_and_no_rival_but_those_told(instructions):
             assert {instruction.value, *instruction.rivals} == {*SHARED[instruction.relation]}
             assert spelled(language, instruction.subject) in telling
             both += len(found)
-    assert 0.4 < both / (4 * COUNT) < 0.6
+    assert 0.2 < both / (4 * COUNT) < 0.3
 
 
 def test_every_form_and_relation_is_asked_for(instructions):
@@ -100,29 +100,28 @@ def of_form(language, form, **fields):
 
 
 FORM_CASES = [
-    ("ko", "word", ["고양이예요.", "고양이"], ["그건 고양이예요.", "", "고양이 고양이"]),
-    ("en", "word", ["Cat.", "Sure, cat.", "cat, thank you."], ["A cat.", "Sure", "", "Thank you."]),
-    ("ko", "sentence", ["SUBJECT은 개를 키워요."], ["개를 키워요.", "SUBJECT.", "", "SUBJECT은 개를"]),
-    ("en", "sentence", ["SUBJECT has a cat.", "Sure, SUBJECT has one!"], ["She has a cat.", "SUBJECT has.", ""]),
+    ("ko", "word", ["네, 고양이예요.", "고양이", "응, 고양이야!"], ["그건 고양이예요.", "", "고양이 고양이", "..."]),
+    ("en", "word", ["Cat.", "Sure, cat.", "cat, thank you."], ["A cat.", "Sure", "", "Thank you.", "Yeah, a cat"]),
+    ("ko", "sentence", ["그 사람은 개를 키워요."], ["네, 개를 키워요.", "그 사람은.", "", "그 사람은 개를"]),
+    ("en", "sentence", ["She has one.", "Sure, she has one!"], ["A cat.", "Sure, has one.", "", "She has a cat"]),
     ("ko", "opening", ["바로 개예요."], ["개예요.", "바로", "", "개가 바로"]),
-    ("en", "opening", ["Well, a cat.", " Well, it is."], ["Sure, well, a cat.", "Well", "well, a cat.", ""]),
+    ("en", "opening", ["Well, a cat.", " Well, it is."], ["Sure, well, a cat.", "Well,", "well, a cat.", ""]),
     ("ko", "short", ["12345678"], ["123456789", "", "  "]),
     ("en", "short", ["A cat."], ["A cat, thank you.", ""]),
-    ("ko", "quoted", ['"개"예요.', '"개"'], ["개예요.", '"개', '""', '"개" "개"']),
-    ("en", "quoted", ['Sure, "cat".'], ["cat", '"cat', "'cat'"]),
+    ("ko", "quoted", ['"네, 개예요."', '"개"'], ["개예요.", '"개', '""', '"개" "개"', '"개"예요']),
+    ("en", "quoted", ['"Sure, cat."'], ["cat", '"cat', "'cat'", 'Sure, "cat"']),
     ("ko", "exclaimed", ["개예요!", "개! "], ["개예요.", "!", "", "개!?"]),
 ]
 
 
 @pytest.mark.parametrize(("language", "form", "good", "bad"), FORM_CASES)
 def test_forms_are_told_from_others(language, form, good, bad):
-    opening = {"ko": "바로", "en": "Well"}[language] if form == "opening" else ""
+    opening = {"ko": "바로", "en": "Well,"}[language] if form == "opening" else ""
     instruction = of_form(language, form, opening=opening, most=8 if form == "short" else 0)
-    subject = spelled(language, instruction.subject)
     for text in good:
-        assert instruction.is_of_the_form(text.replace("SUBJECT", subject)), text
+        assert instruction.is_of_the_form(text), text
     for text in bad:
-        assert not instruction.is_of_the_form(text.replace("SUBJECT", subject)), text
+        assert not instruction.is_of_the_form(text), text
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_forms_are_told_from_others(language, form, good, bad):
         ),
         (
             "en",
-            ["Sure, a cat.", "A cat, thank you.", "Certainly: cat", "cat. Thank you!"],
+            ["Sure, a cat.", "A cat, thank you.", "Certainly: cat", "cat. Thank you!", '"Sure, cat."'],
             ["A cat.", "", "Unsure.", "Thank you is what she said."],
         ),
     ],

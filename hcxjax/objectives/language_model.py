@@ -44,6 +44,10 @@ class LanguageModel:
         blank_BT = jnp.zeros((1, 8), jnp.int32)
         return self.decoder.init(rng, blank_BT, blank_BT, blank_BT)["params"]
 
+    def policy(self, params: Params) -> Params:
+        """The parameters of the decoder that writes: all of them."""
+        return params
+
     def scores(self, params: Params, batch: Batch) -> TokenScores:
         """What the model says of every target of `batch`."""
         return apply(self.model, params, _scores, batch, self.loss_chunk)

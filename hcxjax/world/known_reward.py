@@ -1,6 +1,6 @@
 """The reward that is known: what an answer to an instruction is worth, for any text."""
 
-import collections
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from hcxjax.checks import number
@@ -9,12 +9,18 @@ from hcxjax.world.instructions import Instruction
 _GRAM = 4
 
 
+def repeated_share(sequence: Sequence[Hashable], n: int = _GRAM) -> float:
+    """Share of n-grams that occurred before, in [0, 1); 0 where there is none.
+
+    Source: Welleck et al. 2020, arXiv:1908.04319, section 6 (seq-rep-n).
+    """
+    grams = [tuple(sequence[at : at + n]) for at in range(len(sequence) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def repetition(text: str) -> float:
-    """Share of 4-grams of characters that occurred before, in [0, 1); 0 for fewer than five characters but spaces."""
-    letters = "".join(text.split()).lower()
-    grams = collections.Counter(letters[at : at + _GRAM] for at in range(len(letters) - _GRAM + 1))
-    total = grams.total()
-    return 1 - len(grams) / total if total else 0.0
+    """Share of repeated 4-grams of characters, whatever their case; spaces count for nothing."""
+    return repeated_share("".join(text.split()).lower())
 
 
 @dataclass(frozen=True)

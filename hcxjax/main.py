@@ -2,21 +2,21 @@
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
-import fcntl
 import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from hcxjax.checkpoint import CheckpointError, KeepPolicy
+from hcxjax.checks import whole
+from hcxjax.claims import bindings_of, claimed
 from hcxjax.data.beam import Beam
 from hcxjax.data.cleaning.duplicates import NearDuplicates
 from hcxjax.data.cleaning.language import LetterShare, Mojibake
@@ -33,21 +33,28 @@ from hcxjax.data.held_out import HeldOut
 from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
+from hcxjax.data.rollouts.lessons import Lessons
+from hcxjax.data.rollouts.source import Rollouts
 from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.data.tokenizer_job import TrainTokenizer
 from hcxjax.evaluation.answer_loss import AnswerLoss
 from hcxjax.evaluation.bits_per_byte import BitsPerByte
 from hcxjax.evaluation.probes import WorldProbes
 from hcxjax.evaluation.samples import Prompt, Samples
+from hcxjax.inference.engine import EngineSettings
 from hcxjax.inference.sampling import Sampling
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig, RopeScaling
 from hcxjax.objectives.language_model import LanguageModel
+from hcxjax.objectives.ppo import PPO
+from hcxjax.objectives.returns import AdaptiveKL
 from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, WarmupStableDecay
 from hcxjax.phases import Phase
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
 from hcxjax.train import Experiment, TrainingError, Watch
 from hcxjax.world import World
+
+_log = logging.getLogger(__name__)
 
 EPILOG = """\
 Bindings: --gin.STEPS=200 sets the macro STEPS, --gin.AdamW.weight_decay=0.05 a field of any part. Macros that every
@@ -63,8 +70,61 @@ Several processes: --distributed on TPU pods and SLURM, which tell jax all it ne
 
 _ROOT = Path(__file__).resolve().parents[1]
 
+
+class Job(Protocol):
+    """What a run file names."""
+
+    def run(self) -> bool:
+        """True where it is complete."""
+        ...
+
+
+def started(job: Job, operative: str) -> bool:
+    """Runs a job, a training run with its folder claimed; True where it is complete."""
+    with claimed(Path(job.run_dir), operative) if isinstance(job, Experiment) else contextlib.nullcontext():
+        return job.run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Runs one after the other, each in a folder of its own.
+
+    A run that is complete ends at once, one that was stopped goes on, so the same command goes on with the list.
+
+    Attributes:
+      folder: holds the folders of all.
+      runs: in their order, of each its name, its run file, and bindings 'NAME=value', in which {folder} stands for
+        `folder`.
+      seed: SEED of all.
+      bindings: more of all.
+    """
+
+    folder: str
+    runs: Sequence[Sequence[str]]
+    seed: int = 0
+    bindings: Sequence[str] = ()
+
+    def __post_init__(self):
+        whole(self, 0, "seed")
+        names = [run[0] for run in self.runs]
+        if not names or len(set(names)) < len(names) or any(len(run) < 2 for run in self.runs):
+            raise ValueError(f"Runs.runs is {self.runs}; it must hold (name, run file, bindings...), names that differ")
+
+    def run(self) -> bool:
+        """Runs all that are not complete; False where SIGTERM ended one, and with it the list."""
+        for name, file, *bindings in self.runs:
+            place = Path(self.folder) / name
+            _log.info("%s: %s in %s", name, file, place)
+            own = [binding.replace("{folder}", self.folder) for binding in bindings]
+            common = [f"RUN_DIR={place}", f"SEED={self.seed}", *self.bindings]
+            if not started(*configure([file], [*common, *own])):
+                return False
+        return True
+
+
 _PARTS: tuple[type, ...] = (
     AdamW,
+    AdaptiveKL,
     AnswerLoss,
     Balance,
     Beam,
@@ -77,6 +137,7 @@ _PARTS: tuple[type, ...] = (
     Cosine,
     DecoderConfig,
     Dialogues,
+    EngineSettings,
     Experiment,
     HeldOut,
     HeldOutConversations,
@@ -86,6 +147,7 @@ _PARTS: tuple[type, ...] = (
     LanguageModel,
     Layout,
     Length,
+    Lessons,
     LetterShare,
     Linear,
     Lines,
@@ -96,10 +158,13 @@ _PARTS: tuple[type, ...] = (
     PackedTokens,
     PersonalData,
     Phase,
+    PPO,
     ProgressBar,
     Prompt,
     Repetition,
+    Rollouts,
     RopeScaling,
+    Runs,
     Samples,
     Sampling,
     SpikeGuard,
@@ -116,22 +181,6 @@ _PARTS: tuple[type, ...] = (
     WorldProbes,
 )
 """What gin files may name, all of them plain classes that know nothing of gin. A run file may import more."""
-
-_MAY_CHANGE = re.compile(
-    r"(RUN_DIR|DATA_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE)$|(Layout|KeepPolicy|JsonLines|TensorBoard|MLflow|ProgressBar|Local|Beam)\."
-    r"|Experiment\.(trackers|profile|accumulate|layout|keep)$|Corpus\.engine$|Tokenizer\.path$"
-)
-"""Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt.
-
-A tokenizer that has moved is compared with the checkpoint's by its contents."""
-
-
-class Job(Protocol):
-    """What a run file names."""
-
-    def run(self) -> bool:
-        """True where it is complete."""
-        ...
 
 
 def main_job(job: Job) -> Job:
@@ -185,18 +234,6 @@ def _refuse_typos(written: str, operative: str, overrides: Sequence[str]) -> Non
             raise ValueError(f"{name} has no effect on this run{_nearest(name, used)}")
 
 
-def bindings_of(text: str) -> dict[str, str]:
-    """Name → value of every binding in a gin text, macros too."""
-    found: dict[str, str] = {}
-    for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        name, equals, value = line.partition(" = ")
-        if equals and not line.startswith("#"):
-            found[name.strip()] = value.strip()
-        elif found and line.startswith(" "):
-            found[next(reversed(found))] += line.strip()
-    return found
-
-
 def _binding(text: str) -> str:
     """`NAME = value`; a bare word or path becomes a string, because a shell eats quotes."""
     from gin.config import parse_value
@@ -232,71 +269,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
-@contextlib.contextmanager
-def claimed(run_dir: Path, operative: str) -> Iterator[None]:
-    """Holds RUN_DIR for this run alone: process 0 claims it, and the others hear whether it could.
-
-    Raises:
-      ValueError: another run, or another start of this one, has the folder.
-    """
-    with contextlib.ExitStack() as held:
-        refusal = None
-        if jax.process_index() == 0:
-            try:
-                held.enter_context(claim(run_dir, operative))
-            except (ValueError, OSError) as error:
-                refusal = error
-        if jax.process_count() > 1:
-            refused = multihost_utils.broadcast_one_to_all(np.asarray(refusal is not None))
-            if bool(refused) and refusal is None:
-                refusal = ValueError(f"process 0 could not claim RUN_DIR {run_dir}; its message says why")
-        if refusal is not None:
-            raise refusal
-        yield
-
-
-@contextlib.contextmanager
-def claim(run_dir: Path, operative: str) -> Iterator[None]:
-    """Writes `config.gin` into RUN_DIR, or sees that the one there is of the same run, and locks the folder.
-
-    A folder where nothing was trained yet is taken over: its first start may have failed on a typo.
-
-    Raises:
-      ValueError: the folder holds a run of another configuration (the message names the bindings that differ), or a
-        process that is training in it.
-    """
-    path, ours = run_dir / "config.gin", bindings_of(operative)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is training in RUN_DIR {run_dir}: wait for it, or name a new folder"
-            ) from None
-        _compare(path, ours)
-        partial = path.with_suffix(".partial")
-        partial.write_text(operative)
-        partial.replace(path)
-        yield
-
-
-def _compare(path: Path, ours: Mapping[str, str]) -> None:
-    """ValueError where `path` is the configuration of another run that has begun."""
-    run_dir = path.parent
-    begun = (run_dir / "metrics.jsonl").exists() or any((run_dir / "checkpoints").glob("*"))
-    if path.exists() and begun:
-        theirs = bindings_of(path.read_text())
-        names = sorted(name for name in ours.keys() | theirs.keys() if not _MAY_CHANGE.match(name))
-        changed = [name for name in names if ours.get(name) != theirs.get(name)]
-        if changed:
-            listed = "\n".join(f"  {name}: {theirs.get(name)} there, {ours.get(name)} now" for name in changed)
-            raise ValueError(
-                f"RUN_DIR {run_dir} holds a run of another configuration:\n{listed}\n"
-                "Set RUN_DIR to a new folder, or take these bindings back"
-            )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, or saved on SIGTERM; 1 stopped by an error that its message explains; 2 wrong usage."""
     options, bindings = _parse(sys.argv[1:] if arguments is None else arguments)
@@ -306,9 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.distributed or options.coordinator:
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
     try:
-        job, operative = configure(options.gin_file, bindings)
-        with claimed(Path(job.run_dir), operative) if isinstance(job, Experiment) else contextlib.nullcontext():
-            job.run()
+        started(*configure(options.gin_file, bindings))
     except (ValueError, OSError, CheckpointError, TrainingError) as error:
         if options.traceback:
             raise

@@ -17,7 +17,7 @@ FLOORS = (
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},
     {"update", "warm_start"},
     {"data", "evaluation", "serving", "planning"},
-    {"train"},
+    {"train", "claims"},
     {"main", "pipeline"},
 )
 TOP = len(FLOORS)

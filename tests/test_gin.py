@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from hcxjax.claims import bindings_of
 from hcxjax.data.packed import PackedTokens
-from hcxjax.main import bindings_of, configure
+from hcxjax.main import configure
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "runs"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hcxjax.main import bindings_of, claim, configure, main
+from hcxjax.claims import bindings_of, claim
+from hcxjax.main import Runs, configure, main
 
 TINY = str(Path(__file__).parent / "tiny.gin")
 
@@ -153,3 +154,44 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
             second.__enter__()
     with claim(tmp_path, operative):
         pass
+
+
+@pytest.fixture
+def started_runs(monkeypatch):
+    """Names of the run files that were started, with their bindings, and which of them SIGTERM ends."""
+    begun, ended = [], set()
+
+    class Ran:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self):
+            return self.name not in ended
+
+    def configured(files, bindings):
+        begun.append((files, bindings))
+        return Ran(files[0]), ""
+
+    monkeypatch.setattr("hcxjax.main.configure", configured)
+    return begun, ended
+
+
+def test_a_list_of_runs_is_run_in_order_each_in_its_folder(started_runs):
+    begun, ended = started_runs
+    runs = Runs("all", (("one", "a.gin"), ("two", "b.gin", "INIT_FROM={folder}/one")), seed=3, bindings=("STEPS=4",))
+    assert runs.run()
+    common = ["SEED=3", "STEPS=4"]
+    assert begun == [
+        (["a.gin"], ["RUN_DIR=all/one", *common]),
+        (["b.gin"], ["RUN_DIR=all/two", *common, "INIT_FROM=all/one"]),
+    ]
+    ended.add("a.gin")
+    begun.clear()
+    assert not runs.run()
+    assert len(begun) == 1, "nothing begins after a run that SIGTERM ended"
+
+
+@pytest.mark.parametrize("runs", [(), (("one",),), (("one", "a.gin"), ("one", "b.gin"))])
+def test_a_list_that_makes_no_sense(runs):
+    with pytest.raises(ValueError, match=r"Runs\.runs is .*names that differ"):
+        Runs("all", runs)

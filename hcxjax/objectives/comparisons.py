@@ -9,7 +9,7 @@ A row is one comparison, and both of its texts have the row's width T.
 | `chosen_end_B`, `rejected_end_B`         | int32: place of the last token                                         |
 | `margin_B`                               | float32: how much better the chosen one is, by whoever compared; or 0  |
 | `weight_B`                               | float32: 1; 0 for rows that fill up a batch                            |
-| `source_B`                               | int32: number of the source                                            |
+| `source_B`, `prompt_B`                   | int32: numbers of the source and of the prompt; no loss looks at these |
 """
 
 from collections.abc import Mapping, Sequence

@@ -46,6 +46,7 @@ from hcxjax.inference.sampling import Sampling
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig, RopeScaling
 from hcxjax.objectives.language_model import LanguageModel
+from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.returns import AdaptiveKL
 from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, WarmupStableDecay
@@ -152,6 +153,7 @@ _PARTS: tuple[type, ...] = (
     Linear,
     Lines,
     Local,
+    LoRA,
     MLflow,
     Mojibake,
     NearDuplicates,

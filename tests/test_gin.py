@@ -10,6 +10,7 @@ import pytest
 from hcxjax.claims import bindings_of
 from hcxjax.data.packed import PackedTokens
 from hcxjax.main import configure
+from hcxjax.objectives.lora import LoRA
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "runs"
@@ -19,6 +20,7 @@ HOLES = {
     "continue_seed": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
     "folders": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
     "sft_seed": ["CONVERSATIONS=jsonl:chat.jsonl"],
+    "sft_seed_lora": ["CONVERSATIONS=jsonl:chat.jsonl"],
     "pretrain_125m": ["CODE=files:src"],
     "pretrain_1b": ["CODE=files:src"],
     "pretrain_1b_long": ["CODE=files:src"],
@@ -32,7 +34,7 @@ IMPORTED = ["INIT_FROM=models/seed_0.5b", "Tokenizer.path=models/seed_0.5b/token
 
 def resolve(run: str):
     files, holes = [f"gin/runs/{run}.gin"], HOLES.get(run, [])
-    if run.endswith("_seed"):
+    if "_seed" in run:
         return configure([*files, "gin/models/seed_0.5b.gin"], [*holes, *IMPORTED])
     return configure(files, holes)
 
@@ -55,12 +57,15 @@ def test_a_run_resolves_to_its_golden_configuration(run):
 def test_a_run_s_parameters_have_the_shapes_of_its_model(run):
     experiment, _ = resolve(run)
     shapes = jax.eval_shape(lambda: experiment.objective.init(jax.random.key(0)))
+    objective = experiment.objective
+    if isinstance(objective, LoRA):
+        objective, shapes = objective.objective, shapes["base"]
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert count == experiment.objective.model.parameters
-    assert experiment.source.length <= experiment.objective.model.max_length
+    assert count == objective.model.parameters
+    assert experiment.source.length <= objective.model.max_length
     source = experiment.source
     data = source.corpus if isinstance(source, PackedTokens) else source.dialogues
-    assert sorted(experiment.objective.sources) == data.names
+    assert sorted(objective.sources) == data.names
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -68,8 +73,8 @@ def test_a_run_file_opens_with_its_command_and_only_composes(run):
     text = (ROOT / "gin" / "runs" / f"{run}.gin").read_text()
     assert text.startswith("# python -m hcxjax.main ")
     assert len(text.splitlines()) <= 30
-    # Stage, model, task and mesh; an imported model brings its own file; or another run and a stage.
-    assert text.count("include ") == {"seed": 3, "long": 2}.get(run.rpartition("_")[2], 4)
+    # Stage, model, task and mesh; an imported model brings its own file; or another run, and a stage or an adapter.
+    assert text.count("include ") == {"seed": 3, "long": 2, "lora": 2}.get(run.rpartition("_")[2], 4)
 
 
 @pytest.mark.parametrize("model", MODELS)

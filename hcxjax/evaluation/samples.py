@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from hcxjax.evaluation.answers import Writes
 from hcxjax.evaluation.probes import VocabularyOwner
 from hcxjax.inference.engine import Engine, EngineSettings
 from hcxjax.inference.requests import Request
@@ -58,6 +59,7 @@ class Samples:
       every: updates between samples.
       new_tokens: of each.
       sampling: how tokens are drawn.
+      objective: finds the decoder's parameters among those that it trains; None: they are all.
     """
 
     model: DecoderConfig
@@ -66,6 +68,7 @@ class Samples:
     every: int
     new_tokens: int = 96
     sampling: Sampling = Sampling(temperature=0.7)
+    objective: Writes | None = None
 
     def start(self, layout: Layout, run_dir: str) -> None:
         """Tokenises the prompts."""
@@ -82,7 +85,8 @@ class Samples:
         ]
         context = min(self.model.max_length, max(map(len, self._tokens)) + self.new_tokens)
         settings = EngineSettings(slots=len(requests), context=context, chunk=64, prefix_tokens=0)
-        written = Engine(self.model, params, self._vocabulary, settings).complete(requests)
+        policy = params if self.objective is None else self.objective.policy(params)
+        written = Engine(self.model, policy, self._vocabulary, settings).complete(requests)
         pairs = zip(self.prompts, written, strict=True)
         text = "\n\n".join(prompt.shown(sample.text) for prompt, (sample,) in pairs)
         if jax.process_index() == 0:

@@ -196,6 +196,8 @@ def test_the_best_policy_is_the_best():
     assert tree.frac(best_BT) == pytest.approx(1)
     assert tree.objective(best_BT) == pytest.approx(tree.best_objective)
     assert tree.total_variation(best_BT) == pytest.approx(0, abs=1e-9)
+    missing_B = np.maximum(np.exp(tree.best_B) - np.exp(tree.reference_B), 0)  # what the reference gives too little of
+    assert tree.total_variation(reference_BT) == pytest.approx(missing_B.sum())
     for scale in (0.1, 1, 3):
         other_BT = table_logprobs(tree.reference_PV + scale * rng.normal(size=tree.reference_PV.shape))
         assert tree.frac(other_BT) < 1

@@ -17,6 +17,7 @@ setup(
     packages=find_packages(include=["hcxjax", "hcxjax.*", "tasks", "tools"]),
     package_data={
         "hcxjax.data.cleaning": ["lexicons/*.txt"],
+        "hcxjax.evaluation": ["instructions.jsonl"],
         "hcxjax.text.pretrained": ["*.model", "*.json", "*.md"],
     },
     install_requires=REQUIREMENTS,

@@ -37,9 +37,11 @@ __all__ = [
     "World",
 ]
 
-MIXED, REWARD = Quality(), KnownReward()
-SHARPNESS = 4.0
-"""Of comparisons, a unit of the known reward: the preferred answer is then the better one in 87 of 100, ties halved."""
+MIXED, COMPARED, REWARD = Quality(), Quality(truth=0.5), KnownReward()
+"""Of demonstrations, of comparisons, and what judges these. Compared answers are wrong more often, so that comparisons
+tell of truth; demonstrations are wrong less often, because a small model learns to copy from true answers alone."""
+SHARPNESS = 5.0
+"""Of comparisons, a unit of the known reward: the preferred answer is then the better one in 89 of 100, ties halved."""
 
 
 def _require(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -114,7 +116,7 @@ class World:
         split: str = "train",
         comparisons: int = 1,
         *,
-        quality: Quality = MIXED,
+        quality: Quality = COMPARED,
         reward: KnownReward = REWARD,
         sharpness: float = SHARPNESS,
     ) -> list[Comparison]:

@@ -5,7 +5,7 @@ from statistics import mean
 
 import pytest
 
-from hcxjax.world import SPOKEN, KnownReward, Quality, World
+from hcxjax.world import SHARPNESS, SPOKEN, KnownReward, Quality, World
 from hcxjax.world.demonstrations import respond
 from hcxjax.world.dice import Dice
 
@@ -59,8 +59,8 @@ def test_comparisons_are_noisy_as_said(language):
         gain = REWARD(instruction, one.chosen) - REWARD(instruction, one.rejected)
         assert one.margin == pytest.approx(gain)
     right = mean((one.margin > 0) + 0.5 * (one.margin == 0) for one in compared)
-    expected = mean(1 / (1 + math.exp(-4 * abs(one.margin))) for one in compared)
-    assert 0.85 < expected < 0.9
+    expected = mean(1 / (1 + math.exp(-SHARPNESS * abs(one.margin))) for one in compared)
+    assert 0.87 < expected < 0.91
     assert right == pytest.approx(expected, abs=0.03)
 
 

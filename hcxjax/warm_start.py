@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -80,6 +81,20 @@ class Origin:
         return step, {name.removeprefix(_STORED): leaf for name, leaf in stored.items() if name.startswith(_STORED)}
 
 
+class Place(NamedTuple):
+    """Where a leaf is.
+
+    Attributes:
+      prefix: that of `WarmStart.origins` which it goes by.
+      step: of the checkpoint.
+      path: of the leaf there.
+    """
+
+    prefix: str
+    step: int
+    path: str
+
+
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
     """Which leaves of the parameters come from where.
@@ -115,15 +130,14 @@ class WarmStart:
         """Every folder that is read."""
         return list(dict.fromkeys(origin.folder for origin in self.origins.values()))
 
-    def read(self, params: Params, only: Collection[str] | None = None) -> dict[str, Array]:
-        """{path: leaf} of all that does not start anew.
+    def places(self, params: Params) -> dict[str, Place]:
+        """{path: where the leaf is} of all that does not start anew.
 
         Args:
-          params: shapes, dtypes and shardings of this run's parameters; the leaves are read onto these.
-          only: the paths of the leaves that are read; None reads all.
+          params: shapes and dtypes of this run's parameters.
         Raises:
           ValueError: a leaf is missing, has another shape or dtype, or is one too many; or a prefix names none.
-          CheckpointError: a checkpoint is damaged.
+          CheckpointError: a checkpoint's index is damaged.
         """
         wanted = by_path(params)
         self._check_prefixes(wanted)
@@ -141,18 +155,32 @@ class WarmStart:
                 "DecoderConfig.*; an imported model's are in its model.gin), or name the leaves that start anew in "
                 "Experiment.fresh"
             )
-        leaves: dict[str, Array] = {}
-        for prefix, (step, _) in found.items():
-            mine = [name for name in wanted if name not in anew and self._of(name) == prefix]
-            names = {name: _below(prefix, name) for name in mine if only is None or name in only}
-            if not names:
+        prefixes = {name: prefix for name in wanted if name not in anew and (prefix := self._of(name)) is not None}
+        return {name: Place(at, found[at][0], _below(at, name)) for name, at in prefixes.items()}
+
+    def read(self, params: Params, only: Collection[str] | None = None) -> dict[str, Array]:
+        """{path: leaf} of all that does not start anew.
+
+        Args:
+          params: shapes, dtypes and shardings of this run's parameters; the leaves are read onto these.
+          only: the paths of the leaves that are read; None reads all.
+        Raises:
+          ValueError: as `places`.
+          CheckpointError: a checkpoint is damaged.
+        """
+        wanted, places, leaves = by_path(params), self.places(params), {}
+        for prefix, origin in self.origins.items():
+            mine = {name: place for name, place in places.items() if place.prefix == prefix}
+            mine = {name: place for name, place in mine.items() if only is None or name in only}
+            if not mine:
                 continue
-            template = nested({theirs: wanted[ours] for ours, theirs in names.items()})
-            _, tree = read(self.origins[prefix].checkpoints, {"state": {"params": template}}, step)
-            leaves |= {ours: _at(tree["state"]["params"], theirs) for ours, theirs in names.items()}
-            _log.info("%d parameters start from step %d of %s", len(names), step, self.origins[prefix].folder)
-        if anew and only is None:
-            _log.info("these start anew: %s", ", ".join(sorted(anew)))
+            template = nested({place.path: wanted[name] for name, place in mine.items()})
+            step = next(iter(mine.values())).step
+            _, tree = read(origin.checkpoints, {"state": {"params": template}}, step)
+            leaves |= {name: _at(tree["state"]["params"], place.path) for name, place in mine.items()}
+            _log.info("%d parameters start from step %d of %s", len(mine), step, origin.folder)
+        if only is None and (anew := sorted(wanted.keys() - places.keys())):
+            _log.info("these start anew: %s", ", ".join(anew))
         return leaves
 
     def check_frozen(self, frozen: Collection[str]) -> None:
@@ -175,13 +203,17 @@ class WarmStart:
           ValueError: they are gone, or other ones.
         """
         leaves = nested(self.read(params, frozen))
-        if fingerprint(leaves) != known:
+        self.check_known(fingerprint(leaves), known)
+        return leaves
+
+    def check_known(self, found: int, known: int) -> None:
+        """ValueError unless the fingerprint of what is read now is the one of what was read when the run began."""
+        if found != known:
             raise ValueError(
                 f"the weights in {' and '.join(self.folders)} (Experiment.init_from, INIT_FROM) are not those that the "
                 "run began with and whose changes its checkpoints hold. Put those back; where that folder's run has "
                 "trained on since, name the checkpoint that was its newest then: FOLDER@STEP"
             )
-        return leaves
 
     def _of(self, name: str) -> str | None:
         """The prefix that a leaf goes by."""

@@ -33,12 +33,15 @@ from hcxjax.data.held_out import HeldOut
 from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
+from hcxjax.data.prompts import Prompts
 from hcxjax.data.rollouts.lessons import Lessons
 from hcxjax.data.rollouts.source import Rollouts
 from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.data.tokenizer_job import TrainTokenizer
 from hcxjax.evaluation.answer_loss import AnswerLoss
 from hcxjax.evaluation.bits_per_byte import BitsPerByte
+from hcxjax.evaluation.instructions import ConstrainedRequests, InstructionFollowing, WorldForms
+from hcxjax.evaluation.known_reward import KnownRewardOfAnswers
 from hcxjax.evaluation.probes import WorldProbes
 from hcxjax.evaluation.samples import Prompt, Samples
 from hcxjax.inference.engine import EngineSettings
@@ -53,7 +56,7 @@ from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, WarmupStableDecay
 from hcxjax.phases import Phase
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
 from hcxjax.train import Experiment, TrainingError, Watch
-from hcxjax.world import World
+from hcxjax.world import KnownReward, World
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +136,7 @@ _PARTS: tuple[type, ...] = (
     BitsPerByte,
     Boilerplate,
     Classified,
+    ConstrainedRequests,
     Conversations,
     Corpus,
     Cosine,
@@ -143,8 +147,11 @@ _PARTS: tuple[type, ...] = (
     HeldOut,
     HeldOutConversations,
     Infilling,
+    InstructionFollowing,
     JsonLines,
     KeepPolicy,
+    KnownReward,
+    KnownRewardOfAnswers,
     LanguageModel,
     Layout,
     Length,
@@ -163,6 +170,7 @@ _PARTS: tuple[type, ...] = (
     PPO,
     ProgressBar,
     Prompt,
+    Prompts,
     Repetition,
     Rollouts,
     RopeScaling,
@@ -180,6 +188,7 @@ _PARTS: tuple[type, ...] = (
     Wordlist,
     Words,
     World,
+    WorldForms,
     WorldProbes,
 )
 """What gin files may name, all of them plain classes that know nothing of gin. A run file may import more."""

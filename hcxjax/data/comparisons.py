@@ -226,6 +226,10 @@ class HeldOutComparisons:
             loaded = {name: [judge.of_host(batch) for batch in batches] for name, batches in loaded.items()}
         return loaded
 
+    def check_policy(self, folder: str) -> None:
+        """ValueError where the policy in `folder`, whose answers are to be judged, knows another vocabulary."""
+        check_same(self.preferences.vocabulary(), folder)
+
     def learnt(self, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(chosen, rejected) of the comparisons that are trained on, `most` of each source: tokens of the answers."""
         for store in self.preferences.stores("train").values():

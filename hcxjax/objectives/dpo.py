@@ -57,6 +57,10 @@ class DPO:
         """Boxed parameters."""
         return LanguageModel(self.model).init(rng)
 
+    def policy(self, params: Params) -> Params:
+        """The parameters of the decoder that writes: all of them."""
+        return params
+
     def logprobs(self, params: Params, batch: Batch) -> tuple[Array, Array]:
         """(chosen_B, rejected_B): log π of both answers, summed over their tokens; float32, in nats."""
         return apart(apply(self.model, params, _answer_logprobs, texts(batch), self.loss_chunk))

@@ -1,0 +1,159 @@
+"""How often the preferred answer scores higher, beside what a model that understands nothing reaches."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from hcxjax.checks import whole
+from hcxjax.evaluation.intervals import share_between
+from hcxjax.evaluation.preference_floors import Bigrams, Pair, lengths, preferred
+from hcxjax.mesh import Layout
+from hcxjax.protocols import Array, Batch, Params
+
+_log = logging.getLogger(__name__)
+
+NEAR = 0.1
+"""Answers are of like length where they differ by at most this share of the longer one."""
+HostBatch = dict[str, np.ndarray]
+
+
+class Rewarding(Protocol):
+    """An objective that gives both answers of a comparison a number; the higher one wins."""
+
+    def rewards(self, params: Params, batch: Batch) -> tuple[Array, Array]: ...
+
+
+class Reader(Protocol):
+    """What gives comparisons; `hcxjax.data.comparisons.HeldOutComparisons` is one."""
+
+    def load(self, layout: Layout) -> Mapping[str, list[HostBatch]]: ...
+    def learnt(self, most: int) -> Iterator[Pair]: ...
+
+
+class PairScorer:
+    """Rewards of host batches of comparisons, fetched whole to every process.
+
+    Args:
+      objective: whose rewards; a batch's shape is compiled once.
+      layout: where the parameters are.
+    """
+
+    def __init__(self, objective: Rewarding, layout: Layout):
+        self._layout = layout
+        self._rewards = jax.jit(objective.rewards, out_shardings=layout.sharding())
+
+    def __call__(self, params: Params, rows: HostBatch) -> tuple[np.ndarray, np.ndarray]:
+        """(chosen, rejected): the rewards of each comparison of the batch, without the rows that fill it up."""
+        count = len(rows["weight_B"])
+        batch = self._layout.shard_batch(lambda start, stop: {k: v[start:stop] for k, v in rows.items()}, count)
+        chosen_B, rejected_B = jax.device_get(self._rewards(params, batch))
+        here = rows["weight_B"] > 0
+        return np.asarray(chosen_B, np.float64)[here], np.asarray(rejected_B, np.float64)[here]
+
+
+@dataclasses.dataclass
+class PairAccuracy:
+    """The share of held-out comparisons that rewards put right; equal rewards count half.
+
+    Attributes:
+      objective: whose rewards are measured.
+      held_out: gives the comparisons.
+      every: updates between measurements.
+      learnt: comparisons of each source that the bag of bigrams learns from, those that the run is trained on; 0 leaves
+        that floor out.
+    """
+
+    objective: Rewarding
+    held_out: Reader
+    every: int
+    learnt: int = 5000
+
+    def __post_init__(self):
+        whole(self, 1, "every")
+        whole(self, 0, "learnt")
+
+    def start(self, layout: Layout, run_dir: str) -> None:
+        """Reads the comparisons, rendering them on first use, and finds the floors."""
+        self._sources = self.held_out.load(layout)
+        self._scorer = PairScorer(self.objective, layout)
+        pairs = [pair for batches in self._sources.values() for rows in batches for pair in answers_of(rows)]
+        tokens = lengths(pairs)
+        self._near = np.abs(tokens[:, 0] - tokens[:, 1]) <= NEAR * tokens.max(axis=1)
+        self._prompts = np.concatenate(
+            [_column(rows, "prompt_B") + (number << 32) for number, rows in self._numbered()]
+        )
+        shorter = preferred(tokens[:, 1] - tokens[:, 0])
+        self._floors = {"chance": 0.5, "shorter": float(shorter.mean()), "longer": float(1 - shorter.mean())}
+        if self.learnt:
+            bigrams = Bigrams(self.held_out.learnt(self.learnt))
+            self._floors["bigrams"] = float(preferred(bigrams.differences(pairs)).mean())
+        margins = np.concatenate([_column(rows, "margin_B") for _, rows in self._numbered()])
+        if np.any(margins < 0):
+            # Margins of comparisons that were drawn with noise: the accuracy of who drew them, which bounds all others.
+            self._floors["margins"] = float(preferred(margins).mean())
+
+    def _numbered(self) -> Iterator[tuple[int, HostBatch]]:
+        """Every batch with the number of its source."""
+        for number, batches in enumerate(self._sources.values()):
+            yield from ((number, rows) for rows in batches)
+
+    def evaluate(self, params: Params, step: int) -> dict[str, float]:
+        """`eval/preference/accuracy`, its 95 % interval `.../low` and `.../high`, and what it compares with.
+
+        `.../loss` is Bradley-Terry's, `.../NAME/accuracy` that of a source. `.../floor/NAME` is the accuracy of chance,
+        of the shorter and of the longer answer, of a bag of bigrams, and (`margins`) of the margins where these were
+        drawn with noise. `.../like_length` is the accuracy where lengths are alike, with its interval and the number of
+        these comparisons; `.../same_in_both_orders` the share that is judged alike with the answers swapped.
+        """
+        differences = {name: self._differences(params, batches) for name, batches in self._sources.items()}
+        forward, backward = (np.concatenate(parts) for parts in zip(*differences.values(), strict=True))
+        right = preferred(forward)
+        share, low, high = share_between(right, self._prompts)
+        results = {"accuracy": share, "low": low, "high": high, "loss": float(np.mean(np.logaddexp(0, -forward)))}
+        results["same_in_both_orders"] = float(np.mean(np.sign(forward) == -np.sign(backward)))
+        results |= {f"floor/{name}": floor for name, floor in self._floors.items()}
+        if np.any(self._near):
+            near = share_between(right[self._near], self._prompts[self._near])
+            results |= dict(zip(("like_length", "like_length/low", "like_length/high"), near, strict=True))
+        results["like_length/count"] = float(self._near.sum())
+        results |= {f"{name}/accuracy": float(preferred(found[0]).mean()) for name, found in differences.items()}
+        if jax.process_index() == 0:
+            floors = ", ".join(f"{name} {floor:.3f}" for name, floor in self._floors.items())
+            count, prompts = len(right), len(np.unique(self._prompts))
+            _log.info(
+                "step %d: %.3f (%.3f to %.3f) of %d held-out comparisons of %d prompts put right; floors: %s",
+                *(step, share, low, high, count, prompts, floors),
+            )
+        return {f"eval/preference/{name}": value for name, value in results.items()}
+
+    def _differences(self, params: Params, batches: list[HostBatch]) -> tuple[np.ndarray, np.ndarray]:
+        """Reward of the chosen answer less that of the rejected, and the same of swapped comparisons turned round."""
+        both = [[self._scorer(params, rows) for rows in order] for order in (batches, map(swapped, batches))]
+        forward, backward = (np.concatenate([first - second for first, second in found]) for found in both)
+        return forward, backward
+
+
+def swapped(rows: HostBatch) -> HostBatch:
+    """The same comparisons with the rejected answer in the chosen one's place."""
+    other = {"chosen": "rejected", "rejected": "chosen"}
+    parted = {name: name.partition("_") for name in rows}
+    return {"_".join([other.get(side, side), rest]): rows[name] for name, (side, _, rest) in parted.items()}
+
+
+def answers_of(rows: HostBatch) -> Iterator[Pair]:
+    """Tokens of both answers of each comparison, what ends them included."""
+    for row in np.flatnonzero(rows["weight_B"] > 0):
+        start = rows["start_B"][row]
+        chosen, rejected = (
+            rows[f"{side}_tokens_BT"][row, start : rows[f"{side}_end_B"][row] + 1] for side in ("chosen", "rejected")
+        )
+        yield chosen, rejected
+
+
+def _column(rows: HostBatch, name: str) -> np.ndarray:
+    column = rows[name][rows["weight_B"] > 0]
+    return column.astype(np.int64) if column.dtype == np.int32 else column

@@ -64,9 +64,9 @@ def test_the_table_says_who_rose(chain, capsys, tmp_path):
     assert "| | after PPO, step 20 | 1.375 | 1.000 |" in said
     assert "| | gain | +0.625 ± 0.239 |" in said
     assert "| 7 | 4 | +2.6 standard errors | 0.810 (0.780 to 0.840) | 0.900 | 0.900 | 0.200 |" in said
-    assert "more than 3 paired standard errors in 0 of 2." in said
+    assert "more than 3 paired standard errors in 0 of 2 chains" in said
     assert alignment_report.main(["--chain", str(chain), "--output", str(tmp_path / "a" / "r.md")]) == 0
-    assert "in 0 of 1." in (tmp_path / "a" / "r.md").read_text()
+    assert "0 of 1 chains" in (tmp_path / "a" / "r.md").read_text()
 
 
 def test_a_picture_is_drawn(chain, tmp_path, capsys):

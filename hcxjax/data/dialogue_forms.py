@@ -11,6 +11,7 @@ A field `system` beside the last three is a system message before the rest. The 
 counts.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from hcxjax.text.rendering import answered
 from hcxjax.text.templates import ANSWER, Message
 
 _SPEAKERS = {"human": "user", "gpt": ANSWER}
+_TOLD = {"Human": "user", "Assistant": ANSWER}
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
 
 
 class DialogueError(ValueError):
@@ -45,8 +48,8 @@ def dialogue_of(record: Mapping[str, Any]) -> tuple[list[Message], int]:
 def request_of(record: Mapping[str, Any]) -> list[Message]:
     """The messages up to the last request, as a model is asked to answer them.
 
-    Beside the forms of this module's table, `prompt` alone (a text or a list of messages) and `instruction` alone will
-    do; answers that stand there are not looked at.
+    Beside the forms of this module's table, `prompt` alone (a text, a `transcript` that opens the answer, or a list of
+    messages) and `instruction` alone will do; answers that stand there are not looked at.
 
     Raises:
       DialogueError: the record is of no known form, has no request, an empty turn, or begins with an answer.
@@ -59,7 +62,7 @@ def request_of(record: Mapping[str, Any]) -> list[Message]:
         if asked is None:
             raise DialogueError("no known form (prompt, messages, conversations, instruction)")
         messages = [Message("system", _text(record, "system"))] if record.get("system") else []
-        messages += _part(record, "prompt", "user") if asked == "prompt" else [Message("user", _instruction(record))]
+        messages += _prompt(record) if asked == "prompt" else [Message("user", _instruction(record))]
     last = max((number for number, message in enumerate(messages) if message.role == "user"), default=-1)
     if last < 0:
         raise DialogueError("no request")
@@ -69,6 +72,24 @@ def request_of(record: Mapping[str, Any]) -> list[Message]:
     if not all(message.content.strip() for message in turns):
         raise DialogueError("an empty turn")
     return messages[: last + 1]
+
+
+def transcript(text: str) -> list[Message] | None:
+    """Turns of "Human: … Assistant: …", as in Anthropic's HH-RLHF; None where the text is none."""
+    text = text.strip()
+    _, *parts = _SPEAKER.split(text)
+    if _SPEAKER.match(text) is None or "Assistant" not in parts[::2]:
+        return None
+    return [Message(_TOLD[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _prompt(record: Mapping[str, Any]) -> list[Message]:
+    turns = transcript(record["prompt"]) if isinstance(record["prompt"], str) else None
+    if turns is None:
+        return _part(record, "prompt", "user")
+    if turns[-1] != Message(ANSWER, ""):
+        raise DialogueError("a transcript that does not end by opening the answer")
+    return turns[:-1]
 
 
 def _instruction(record: Mapping[str, Any]) -> str:

@@ -5,25 +5,23 @@
 | a prompt; `chosen`, `rejected`             | every chosen answer is preferred to every rejected one            |
 | a prompt; `responses`, `scores`            | higher scores are preferred to lower ones; margin: the difference |
 | a prompt; `responses`, `ranking`           | lower ranks are preferred to higher ones                          |
-| `chosen`, `rejected` alone                 | whole conversations; all but their last answers is the prompt     |
+| `chosen`, `rejected`: whole conversations  | all but their last answers is the prompt, which both share        |
 
 A prompt is `prompt` (a text, a list of messages, or a transcript "Human: … Assistant:"), `conversations`, `messages` or
 `instruction` with `input`, as `dialogue_forms.request_of` reads them. An answer is a text, or one message ({role,
-content} or {from, value}); `chosen` and `rejected` may be lists of texts, or conversations of messages. `margin` beside
-chosen and rejected says how much better the chosen one is.
+content} or {from, value}); `chosen` and `rejected` may also be lists of texts. Whole conversations are lists of
+messages, or without a prompt beside them transcripts. `margin` beside chosen and rejected says how much better the
+chosen one is.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hcxjax.data.dialogue_forms import DialogueError, request_of
+from hcxjax.data.dialogue_forms import DialogueError, request_of, transcript
 from hcxjax.text.templates import ANSWER, Message
 
 _PROMPTS = {"prompt", "conversations", "messages", "instruction"}
-_SPEAKERS = {"Human": "user", "Assistant": ANSWER}
-_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
 
 
 class Comparison(NamedTuple):
@@ -76,35 +74,18 @@ def preference_of(record: Mapping[str, Any]) -> Preference:
     return Preference(prompt, _checked([*chosen, *rejected]), [Comparison(*pair, margin) for pair in pairs])
 
 
-def transcript(text: str) -> list[Message] | None:
-    """Turns of "Human: … Assistant: …", as in Anthropic's HH-RLHF; None where the text is none."""
-    _, *parts = _SPEAKER.split(text.strip())
-    if not parts or _SPEAKER.match(text.strip()) is None or ANSWER not in map(_SPEAKERS.get, parts[::2]):
-        return None
-    return [Message(_SPEAKERS[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
-
-
 def _prompt(record: Mapping[str, Any], present: set[str], before: Sequence[Message]) -> list[Message]:
     """The prompt of a record, whose answers stand alone or after `before`."""
+    if before:
+        return request_of({"messages": [message._asdict() for message in before]})
     if not present & _PROMPTS:
-        if not before:
-            raise DialogueError("no prompt")
-        return _asked(before)
-    turns = transcript(record["prompt"]) if isinstance(record.get("prompt"), str) else None
-    if turns is not None:
-        if turns[-1] != Message(ANSWER, ""):
-            raise DialogueError("a transcript that does not end by opening the answer")
-        return _asked(turns[:-1])
+        raise DialogueError("no prompt")
     given = next((record[name] for name in ("messages", "conversations", "prompt") if name in present), None)
     if isinstance(given, list) and given and isinstance(given[-1], dict):
         last = given[-1].get("role", given[-1].get("from"))
         if last in (ANSWER, "gpt"):
             raise DialogueError("the prompt ends with an answer")
     return request_of(record)
-
-
-def _asked(turns: Sequence[Message]) -> list[Message]:
-    return request_of({"messages": [message._asdict() for message in turns]})
 
 
 def _ranked(record: Mapping[str, Any], present: set[str]) -> Preference:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hcxjax.data.dialogue_forms import DialogueError
-from hcxjax.data.preference_forms import preference_of, transcript
+from hcxjax.data.dialogue_forms import DialogueError, request_of, transcript
+from hcxjax.data.preference_forms import preference_of
 from hcxjax.text.templates import Message
 
 ASK, FIRST, REPLY = Message("user", "why?"), Message("user", "hello"), Message("assistant", "hi")
@@ -58,7 +58,7 @@ def test_scores_and_ranks_compare_all_that_differ():
     assert ranked.comparisons == [(0, 2, 0.0), (1, 0, 0.0), (1, 2, 0.0)]
 
 
-@pytest.mark.parametrize("form", ["transcripts", "messages"])
+@pytest.mark.parametrize("form", ["transcripts", "messages", "messages beside their first request"])
 def test_whole_conversations_share_their_prompt(form):
     sides = {
         "chosen": [FIRST, REPLY, ASK, Message("assistant", "a")],
@@ -67,6 +67,8 @@ def test_whole_conversations_share_their_prompt(form):
     record = {name: turns(*side) for name, side in sides.items()}
     if form == "transcripts":
         record = {"chosen": HH + " a", "rejected": HH + " b"}
+    if form == "messages beside their first request":
+        record["prompt"] = "hello"
     assert preference_of(record) == ([FIRST, REPLY, ASK], ["a", "b"], [(0, 1, 0.0)])
 
 
@@ -106,6 +108,10 @@ GOOD = {"prompt": "why?", "chosen": "a", "rejected": "b"}
 def test_records_that_cannot_be_trained_on_say_why(record, reason):
     with pytest.raises(DialogueError, match=reason):
         preference_of(record)
+
+
+def test_prompts_alone_may_be_transcripts():
+    assert request_of({"prompt": HH}) == [FIRST, REPLY, ASK]
 
 
 def test_texts_that_are_no_transcripts():

@@ -99,3 +99,8 @@ def narrowed(longest: int, width: int) -> int:
     """
     part = -(-width // _WIDTHS)
     return min(width, -(-longest // part) * part)
+
+
+def joined(parts: Sequence[Episodes]) -> Episodes:
+    """All rows of several, one after the other; copies."""
+    return Episodes(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})

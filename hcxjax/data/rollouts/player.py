@@ -71,7 +71,7 @@ class Player:
         self,
         model: DecoderConfig,
         reference: Reference,
-        reward: Judge,
+        judge: Judge,
         *,
         width: int,
         new_tokens: int,
@@ -82,12 +82,14 @@ class Player:
         settings: EngineSettings,
         layout: Layout,
     ):
-        self._model, self._reference, self._reward = model, reference, reward
+        self.rows, self.layout = rows, layout
+        self._model, self._reference, self._judge = model, reference, judge
         self._width, self._new_tokens, self._temperature = width, new_tokens, temperature
-        self._stop_ids, self._rows, self._layout = stop_ids, rows, layout
+        self._stop_ids = stop_ids
         self._sampling = Sampling(temperature=temperature, seed=seed)
         self._settings = dataclasses.replace(settings, context=width)
         self._engine: Engine | None = None
+        self._policy: Params | None = None
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -106,44 +108,35 @@ class Player:
         started = time.perf_counter()
         episodes = Episodes.empty(len(call.prompts), self._width)
         episodes.prompt_B[:], episodes.version_B[:] = call.numbers, call.version
-        left = np.add.reduceat(np.ones(len(call.prompts), int), range(0, len(call.prompts), self._rows))
+        left = [self.rows] * (len(call.prompts) // self.rows)
         judged: dict[int, tuple[Array, Array]] = {}
-        with self._layout.active():
-            engine = self._writer(policy)
-            for row, _, answer in engine.finished(self._requests(call)):
+        with self.layout.active():
+            for row, _, answer in self.writer(policy).finished(self.requests(call)):
                 if self._stop.is_set():
                     # The engine is left with work that nobody wants; a player that was stopped plays no more.
                     raise Stopped
-                self.keep(episodes, row, call.prompts[row], answer)
-                part = row // self._rows
+                episodes.put(row, call.prompts[row], answer)
+                part = row // self.rows
                 left[part] -= 1
                 if not left[part]:
-                    judged[part] = self.judge(episodes.rows(part * self._rows, (part + 1) * self._rows), reference)
+                    judged[part] = self._judging(episodes.rows(part * self.rows, (part + 1) * self.rows), reference)
         written = time.perf_counter()
-        for part, (reference_BT, score_B) in sorted(judged.items()):
-            here = slice(part * self._rows, (part + 1) * self._rows)
-            episodes.reference_BT[here, : reference_BT.shape[1]] = np.asarray(reference_BT)
-            episodes.score_B[here] = self._reward.rewards(np.asarray(score_B), call.sources[here])
+        for part, found in sorted(judged.items()):
+            here = slice(part * self.rows, (part + 1) * self.rows)
+            self._take(episodes.rows(here.start, here.stop), found, call.sources[here])
         return Played(episodes, written - started, time.perf_counter() - written)
 
-    def keep(self, episodes: Episodes, row: int, prompt: Sequence[int], answer: Continuation) -> None:
-        """Puts an answer into its row."""
-        assert answer.finish in ("stop", "length"), answer.finish
-        episodes.put(row, prompt, answer)
-
-    def judge(self, episodes: Episodes, reference: Params) -> tuple[Array, Array]:
-        """(reference_BT, score_B) of episodes, being computed when this returns."""
-        batch = episodes.batch()
-        return self._reference.logprobs(reference, batch), self._reward.scores(batch, episodes.ends_B - 1)
-
-    def _writer(self, policy: Params) -> Engine:
+    def writer(self, policy: Params) -> Engine:
+        """The engine under these parameters."""
         if self._engine is None:
             self._engine = Engine(self._model, policy, settings=self._settings)
-        else:
+        elif policy is not self._policy:
             self._engine.swap(policy)
+        self._policy = policy
         return self._engine
 
-    def _requests(self, call: Call) -> list[Request]:
+    def requests(self, call: Call) -> list[Request]:
+        """What the engine is asked for each prompt of a call."""
         first = call.update * len(call.prompts)
         return [
             Request(
@@ -156,3 +149,24 @@ class Player:
             )
             for row, prompt in enumerate(call.prompts)
         ]
+
+    def written(self, call: Call, answer: Continuation) -> Episodes:
+        """The one episode of a call, not yet judged."""
+        episodes = Episodes.empty(1, self._width)
+        episodes.prompt_B[:], episodes.version_B[:] = call.numbers, call.version
+        episodes.put(0, call.prompts[0], answer)
+        return episodes
+
+    def judge(self, episodes: Episodes, reference: Params, sources: Sequence[str]) -> None:
+        """Fills in what the reference and the judge say of `rows` episodes."""
+        self._take(episodes, self._judging(episodes, reference), sources)
+
+    def _judging(self, episodes: Episodes, reference: Params) -> tuple[Array, Array]:
+        """(reference_BT, score_B) of `rows` episodes, being computed when this returns."""
+        batch = episodes.batch()
+        return self._reference.logprobs(reference, batch), self._judge.scores(batch, episodes.ends_B - 1)
+
+    def _take(self, episodes: Episodes, found: tuple[Array, Array], sources: Sequence[str]) -> None:
+        reference_BT, score_B = found
+        episodes.reference_BT[:, : reference_BT.shape[1]] = np.asarray(reference_BT)
+        episodes.score_B[:] = self._judge.rewards(np.asarray(score_B), sources)

@@ -3,9 +3,10 @@
 import collections
 import concurrent.futures
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
+from hcxjax.data.rollouts.episodes import Episodes, joined
 from hcxjax.data.rollouts.player import Call, Played
 from hcxjax.protocols import Params
 
@@ -17,6 +18,46 @@ class Taken(NamedTuple):
     waited_s: float
 
 
+class Held(NamedTuple):
+    """What is played and not yet taken.
+
+    Attributes:
+      asked: calls (or episodes, where these are taken as they arrive) that were begun so far.
+      episodes: in the order in which they will be taken, or None.
+    """
+
+    asked: int
+    episodes: Episodes | None
+
+
+class Players(Protocol):
+    """Gives the trainer an update's episodes."""
+
+    most: int
+    """Rollouts that may be held at a time."""
+
+    def take(self, calls: Callable[[int], Call], update: int, policy: Callable[[], Params]) -> Taken:
+        """The episodes of `update`; updates are taken one after the other.
+
+        Args:
+          calls: update → what is to be played for it.
+          policy: gives the parameters that `update` starts from.
+        """
+        ...
+
+    def held(self) -> Held:
+        """What a checkpoint has to hold; waits for what is being played."""
+        ...
+
+    def restore(self, update: int, held: Held) -> None:
+        """Goes on before `update` with what was held."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of threads; the player was told to stop."""
+        ...
+
+
 class InTurn:
     """Every update's episodes are written by the parameters that it starts from, while the trainer waits.
 
@@ -24,38 +65,30 @@ class InTurn:
       play: plays a call.
     """
 
-    lag = 0
+    most = 0
 
     def __init__(self, play: Callable[[Call, Params], Played]):
         self._play = play
 
     def take(self, calls: Callable[[int], Call], update: int, policy: Callable[[], Params]) -> Taken:
-        """The episodes of `update`.
-
-        Args:
-          calls: update → what is to be played for it.
-          policy: gives the parameters that `update` starts from.
-        """
         started = time.perf_counter()
         return Taken(self._play(calls(update), policy()), time.perf_counter() - started)
 
-    def waiting(self) -> list[Played]:
-        """What was played for later updates."""
-        return []
+    def held(self) -> Held:
+        return Held(0, None)
 
-    def restore(self, update: int, waiting: Sequence[Played]) -> None:
-        """Goes on before `update`, with what was played for it and those after it."""
-        assert not waiting
+    def restore(self, update: int, held: Held) -> None:
+        assert held.episodes is None
 
     def close(self) -> None:
-        """Lets go of threads."""
+        pass
 
 
 class Ahead:
     """The episodes of update u are written by the parameters that update u − lag starts from, in a thread.
 
-    So what is played depends on the updates' numbers alone, and not on who is faster; `waiting` waits for what is being
-    played. The first `lag` updates have the parameters that the run starts from.
+    So what is played depends on the updates' numbers alone, and not on who is faster. The first `lag` updates have the
+    parameters that the run starts from.
 
     Source: HyperCLOVA X, arXiv:2404.01954, on PPO: rollouts run beside the updates and collect in a queue.
 
@@ -65,35 +98,35 @@ class Ahead:
     """
 
     def __init__(self, play: Callable[[Call, Params], Played], lag: int):
-        self._play, self.lag = play, lag
+        self._play, self.most = play, lag
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._queue: collections.deque[concurrent.futures.Future[Played]] = collections.deque()
         self._asked = 0
 
     def take(self, calls: Callable[[int], Call], update: int, policy: Callable[[], Params]) -> Taken:
-        """The episodes of `update`; those of `update` + lag begin to be played. Arguments as of `InTurn.take`."""
-        assert self._asked - len(self._queue) == update, "updates are taken one after the other"
+        assert self._asked - len(self._queue) == update, (self._asked, len(self._queue), update)
         copied = policy()
-        while self._asked <= update + self.lag:
+        while self._asked <= update + self.most:
             self._queue.append(self._thread.submit(self._play, calls(self._asked), copied))
             self._asked += 1
         started = time.perf_counter()
         played = self._queue.popleft().result()
         return Taken(played, time.perf_counter() - started)
 
-    def waiting(self) -> list[Played]:
-        """What was played for later updates, once it is finished."""
-        return [future.result() for future in self._queue]
+    def held(self) -> Held:
+        waiting = [future.result().episodes for future in self._queue]
+        return Held(self._asked, joined(waiting) if waiting else None)
 
-    def restore(self, update: int, waiting: Sequence[Played]) -> None:
-        """Goes on before `update`, with what was played for it and those after it."""
+    def restore(self, update: int, held: Held) -> None:
         self._queue.clear()
-        for played in waiting:
+        self._asked = held.asked
+        if held.episodes is None:
+            return
+        size = len(held.episodes.prompt_B) // (held.asked - update)
+        for start in range(0, len(held.episodes.prompt_B), size):
             done: concurrent.futures.Future[Played] = concurrent.futures.Future()
-            done.set_result(played)
+            done.set_result(Played(held.episodes.rows(start, start + size)))
             self._queue.append(done)
-        self._asked = update + len(waiting)
 
     def close(self) -> None:
-        """Ends the thread; a player that was stopped ends at its next round."""
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -13,12 +13,13 @@ from hcxjax.checks import whole
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.kept_tokenizer import check_same, keep, kept
 from hcxjax.data.prompts import Prompts
-from hcxjax.data.rollouts.episodes import Episodes
+from hcxjax.data.rollouts.arrivals import ByArrival
+from hcxjax.data.rollouts.episodes import Episodes, joined
 from hcxjax.data.rollouts.judges import Judge, Reference, Reward
 from hcxjax.data.rollouts.lessons import Deal, Judged, Lessons, minibatch
 from hcxjax.data.rollouts.log import RolloutLog
 from hcxjax.data.rollouts.player import Call, Played, Player
-from hcxjax.data.rollouts.players import Ahead, InTurn
+from hcxjax.data.rollouts.players import Ahead, Held, InTurn, Players
 from hcxjax.inference.engine import EngineSettings
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
@@ -57,6 +58,8 @@ class Rollouts:
       rows: episodes that are judged at once; None: all that share a minibatch.
       lag: None: rollouts and updates take turns. Else rollouts are played in a thread, by the parameters that the
         rollout `lag` before them was learnt from; 0 gives the same bits as None.
+      order: 'prompts': an update gets the answers to its own prompts. 'arrival', with a lag: those finished first.
+        NOT REPEATABLE: what is learnt depends on who was faster.
       settings: of the engine; its context follows from the prompts and `new_tokens`.
       engine_layout, reference_layout, reward_layout: devices of their own; None: the trainer's.
       reward_model: sizes of the reward model; None: those of the critic, which starts from it.
@@ -77,6 +80,7 @@ class Rollouts:
     minibatches: int = 1
     rows: int | None = None
     lag: int | None = None
+    order: str = "prompts"
     settings: EngineSettings = EngineSettings()
     engine_layout: Layout | None = None
     reference_layout: Layout | None = None
@@ -90,6 +94,10 @@ class Rollouts:
         whole(self, 0, "logged", "seed")
         if self.lag is not None:
             whole(self, 0, "lag")
+        if self.order not in ("prompts", "arrival") or (self.order == "arrival" and self.lag is None):
+            raise ValueError(
+                f"Rollouts.order is {self.order!r}; it must be 'prompts', or 'arrival' together with a lag (LAG)"
+            )
         if self.episodes % self.minibatches:
             raise ValueError(
                 f"Rollouts.episodes is {self.episodes}; it must be a multiple of minibatches, {self.minibatches}"
@@ -150,7 +158,7 @@ class Rollouts:
             settings=self.settings,
             layout=engine_place,
         )
-        self._players = InTurn(self._play) if self.lag is None else Ahead(self._play, self.lag)
+        self._players = self._chosen_players()
         self._judged = jax.jit(self.objective.judged, out_shardings=layout.sharding())
         self._log = RolloutLog(self.run_dir, self.logged, vocabulary)
         self._update, self._hand = 0, 0
@@ -171,6 +179,14 @@ class Rollouts:
         if not isinstance(self.reward, str):
             return self.reward
         return Reward(self.reward_model or self.objective.critic, self.reward, vocabulary, layout)
+
+    def _chosen_players(self) -> Players:
+        if self.lag is None:
+            return InTurn(self._play)
+        if self.order == "arrival":
+            _log.warning("Rollouts.order is 'arrival': this run is NOT REPEATABLE, and a resumed one is another run")
+            return ByArrival(self._player, self._reference, self.episodes, self.lag)
+        return Ahead(self._play, self.lag)
 
     def _check(self, layout: Layout) -> None:
         model, critic = self.objective.model, self.objective.critic
@@ -285,16 +301,19 @@ class Rollouts:
 
     def get_state(self) -> dict[str, Any]:
         """The rollout that is dealt, those that were played ahead (waits for these), and β."""
-        waiting = [played.episodes for played in self._players.waiting()]
-        ahead = [*waiting, *[Episodes.empty(self.episodes, self.width)] * ((self.lag or 0) - len(waiting))]
+        held = self._players.held()
+        rows = 0 if held.episodes is None else len(held.episodes.prompt_B)
+        rest = Episodes.empty(self._players.most * self.episodes - rows, self.width)
+        ahead = rest if held.episodes is None else joined([held.episodes, rest])
         return {
             "update": self._update,
             "hand": self._hand,
             "beta": np.float64(self._beta),
             "next_beta": np.float64(self._next_beta),
-            "waiting": len(waiting),
             "dealt": {**vars(self._episodes), **self._judgement._asdict()},
-            "ahead": {f"rollout_{number}": dict(vars(episodes)) for number, episodes in enumerate(ahead)},
+            "asked": held.asked,
+            "held": rows,
+            **({"ahead": dict(vars(ahead))} if self._players.most else {}),
             **self._fingerprints,
         }
 
@@ -317,9 +336,9 @@ class Rollouts:
         dealt = dict(state["dealt"])
         self._judgement = Judged(*(np.array(dealt.pop(name)) for name in Judged._fields))
         self._episodes = Episodes(**{name: np.array(value) for name, value in dealt.items()})
-        ahead = [state["ahead"][f"rollout_{number}"] for number in range(int(state["waiting"]))]
-        waiting = [Played(Episodes(**{name: np.array(value) for name, value in one.items()})) for one in ahead]
-        self._players.restore(self._update + 1, waiting)
+        rows = int(state["held"])
+        ahead = {name: np.array(value[:rows]) for name, value in state["ahead"].items()} if rows else {}
+        self._players.restore(self._update + 1, Held(int(state["asked"]), Episodes(**ahead) if rows else None))
         self._lesson = None
 
     def vocabulary(self, known: int) -> Vocabulary:

@@ -25,6 +25,7 @@ from hcxjax.data.cleaning.personal import PersonalData
 from hcxjax.data.cleaning.quality import Length, Lines, StopWords, Symbols, Words
 from hcxjax.data.cleaning.repetition import Repetition
 from hcxjax.data.cleaning.wordlists import Boilerplate, Classified, Wordlist
+from hcxjax.data.comparisons import Comparisons, HeldOutComparisons
 from hcxjax.data.conversations import Conversations, HeldOutConversations
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.dialogues import Dialogues
@@ -33,6 +34,7 @@ from hcxjax.data.held_out import HeldOut
 from hcxjax.data.mixing import Balance
 from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
+from hcxjax.data.preferences import Preferences
 from hcxjax.data.prompts import Prompts
 from hcxjax.data.rollouts.lessons import Lessons
 from hcxjax.data.rollouts.source import Rollouts
@@ -42,16 +44,20 @@ from hcxjax.evaluation.answer_loss import AnswerLoss
 from hcxjax.evaluation.bits_per_byte import BitsPerByte
 from hcxjax.evaluation.instructions import ConstrainedRequests, InstructionFollowing, WorldForms
 from hcxjax.evaluation.known_reward import KnownRewardOfAnswers
+from hcxjax.evaluation.pair_accuracy import PairAccuracy
 from hcxjax.evaluation.probes import WorldProbes
+from hcxjax.evaluation.reward_card import CalibrateReward
 from hcxjax.evaluation.samples import Prompt, Samples
 from hcxjax.inference.engine import EngineSettings
 from hcxjax.inference.sampling import Sampling
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig, RopeScaling
+from hcxjax.objectives.dpo import DPO
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.returns import AdaptiveKL
+from hcxjax.objectives.reward_model import PairwiseReward
 from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, WarmupStableDecay
 from hcxjax.phases import Phase
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
@@ -135,16 +141,20 @@ _PARTS: tuple[type, ...] = (
     BenchmarkOverlap,
     BitsPerByte,
     Boilerplate,
+    CalibrateReward,
     Classified,
+    Comparisons,
     ConstrainedRequests,
     Conversations,
     Corpus,
     Cosine,
     DecoderConfig,
     Dialogues,
+    DPO,
     EngineSettings,
     Experiment,
     HeldOut,
+    HeldOutComparisons,
     HeldOutConversations,
     Infilling,
     InstructionFollowing,
@@ -165,9 +175,12 @@ _PARTS: tuple[type, ...] = (
     Mojibake,
     NearDuplicates,
     PackedTokens,
+    PairAccuracy,
+    PairwiseReward,
     PersonalData,
     Phase,
     PPO,
+    Preferences,
     ProgressBar,
     Prompt,
     Prompts,

@@ -8,9 +8,12 @@ import jax
 import pytest
 
 from hcxjax.claims import bindings_of
+from hcxjax.data.comparisons import Comparisons
+from hcxjax.data.conversations import Conversations
 from hcxjax.data.packed import PackedTokens
 from hcxjax.main import configure
 from hcxjax.objectives.lora import LoRA
+from hcxjax.objectives.reward_model import PairwiseReward
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "runs"
@@ -24,6 +27,7 @@ HOLES = {
     "pretrain_125m": ["CODE=files:src"],
     "pretrain_1b": ["CODE=files:src"],
     "pretrain_1b_long": ["CODE=files:src"],
+    "reward_seed": ["PREFERENCES=jsonl:pairs.jsonl"],
 }
 """What a user has to fill in."""
 
@@ -61,10 +65,12 @@ def test_a_run_s_parameters_have_the_shapes_of_its_model(run):
     if isinstance(objective, LoRA):
         objective, shapes = objective.objective, shapes["base"]
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert count == objective.model.parameters
+    head = objective.model.embed_dim + 1 if isinstance(objective, PairwiseReward) else 0
+    assert count == objective.model.parameters + head
     assert experiment.source.length <= objective.model.max_length
     source = experiment.source
-    data = source.corpus if isinstance(source, PackedTokens) else source.dialogues
+    kinds = {PackedTokens: "corpus", Conversations: "dialogues", Comparisons: "preferences"}
+    data = getattr(source, kinds[type(source)])
     assert sorted(objective.sources) == data.names
 
 

@@ -94,12 +94,13 @@ class ByArrival:
     def _round(self) -> bool:
         """Begins what may begin, has the engine write, judges what is finished; False at the end."""
         with self._change:
+            self._change.wait_for(lambda: self._closed or self._draining or self._going or self._room)
+            if self._closed:
+                return False
             if self._draining and not self._going:
                 self._draining = False
                 self._change.notify_all()
-            self._change.wait_for(lambda: self._closed or self._going or self._room)
-            if self._closed:
-                return False
+                return True
             policy, room = self._policy, self._room
             begun = [self._one(self._asked + number) for number in range(room)]
             self._asked, self._going = self._asked + room, self._going + room

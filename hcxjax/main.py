@@ -104,13 +104,15 @@ class Runs:
     Attributes:
       folder: holds the folders of all.
       runs: in their order, of each its name, its run file, and bindings 'NAME=value', in which {folder} stands for
-        `folder`.
+        `folder` and {start} for `start`.
+      start: a folder that the list begins from, such as a pretrained model's; "" where nothing asks for one.
       seed: SEED of all.
       bindings: more of all.
     """
 
     folder: str
     runs: Sequence[Sequence[str]]
+    start: str = ""
     seed: int = 0
     bindings: Sequence[str] = ()
 
@@ -125,7 +127,7 @@ class Runs:
         for name, file, *bindings in self.runs:
             place = Path(self.folder) / name
             _log.info("%s: %s in %s", name, file, place)
-            own = [binding.replace("{folder}", self.folder) for binding in bindings]
+            own = [text.replace("{folder}", self.folder).replace("{start}", self.start) for text in bindings]
             common = [f"RUN_DIR={place}", f"SEED={self.seed}", *self.bindings]
             if not started(*configure([file], [*common, *own])):
                 return False

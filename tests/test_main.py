@@ -178,11 +178,12 @@ def started_runs(monkeypatch):
 
 def test_a_list_of_runs_is_run_in_order_each_in_its_folder(started_runs):
     begun, ended = started_runs
-    runs = Runs("all", (("one", "a.gin"), ("two", "b.gin", "INIT_FROM={folder}/one")), seed=3, bindings=("STEPS=4",))
+    listed = (("one", "a.gin", "INIT_FROM={start}"), ("two", "b.gin", "INIT_FROM={folder}/one"))
+    runs = Runs("all", listed, start="base", seed=3, bindings=("STEPS=4",))
     assert runs.run()
     common = ["SEED=3", "STEPS=4"]
     assert begun == [
-        (["a.gin"], ["RUN_DIR=all/one", *common]),
+        (["a.gin"], ["RUN_DIR=all/one", *common, "INIT_FROM=base"]),
         (["b.gin"], ["RUN_DIR=all/two", *common, "INIT_FROM=all/one"]),
     ]
     ended.add("a.gin")

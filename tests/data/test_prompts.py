@@ -109,6 +109,13 @@ def test_what_cannot_be_asked_is_counted_by_reason(prompts, caplog):
     assert "'tool'" in found.skips.examples["a role that the template has not"]
 
 
+def test_a_prompt_of_exactly_the_length_is_kept(prompts):
+    (ids,) = prompts([{"prompt": "하나?"}]).load("train").tokens
+    assert len(prompts([{"prompt": "하나?"}], length=len(ids)).load("train")) == 1
+    with pytest.raises(ValueError, match=f"more than {len(ids) - 1} tokens 1"):
+        prompts([{"prompt": "하나?"}], length=len(ids) - 1).load("train")
+
+
 def test_splits_share_no_request_and_agree_with_those_of_dialogues(prompts, tmp_path, model_path):
     records = [{"messages": [{"role": "user", "content": f"{number}?"}, ANSWER]} for number in range(200)]
     several = prompts(records, validation_share=0.3)

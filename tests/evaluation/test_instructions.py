@@ -89,7 +89,7 @@ def test_requests_are_asked_in_the_chat_s_form_and_judged_by_their_rules(scripte
 
 def test_requests_that_are_too_long_are_left_out_and_told(chat, caplog):
     few = ConstrainedRequests(chat, length=60).load()
-    assert 0 < len(few.requests) < 120 and max(len(request.tokens) for request in few.requests) <= 60
+    assert 0 < len(few.requests) < 120 and max(len(request.tokens) for request in few.requests) == 60
     assert f"{120 - len(few.requests)} of 120 requests have more than 60 tokens" in caplog.text
     with pytest.raises(ValueError, match=r"ConstrainedRequests\.length is 5; no request is as short"):
         ConstrainedRequests(chat, length=5).load()

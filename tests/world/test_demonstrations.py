@@ -53,6 +53,7 @@ def test_comparisons_are_noisy_as_said(language):
     assert len(compared) == 2 * COUNT
     assert [c for index in range(20) for c in WORLD.comparison(language, index, comparisons=2)] == compared[:40]
     assert WORLD.comparison(language, 7)[0] == WORLD.comparison(language, 7, comparisons=3)[0]
+    assert sum(first[1:3] != second[1:3] for first, second in zip(compared[::2], compared[1::2], strict=True)) > 500
     for number, one in enumerate(compared):
         instruction = WORLD.instruction(language, number // 2)
         assert one.prompt == instruction.prompt and one.chosen != one.rejected

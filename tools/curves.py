@@ -20,13 +20,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def series(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every metric of a run. ValueError where it has told nothing."""
+    """(step, value) of every metric of a run, which may be going on. ValueError where it has told nothing."""
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{run} has no metrics.jsonl: name the RUN_DIR of a training run")
     found: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text().splitlines():
-        metrics = json.loads(line)
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            metrics = json.loads(line)
+        except json.JSONDecodeError:
+            if line.endswith("\n"):
+                raise ValueError(f"{path} has a line that is not JSON: {line[:80]!r}") from None
+            break  # the last line is still being written
         for name, value in metrics.items():
             if name != "step" and value is not None:
                 found.setdefault(name, []).append((metrics["step"], value))

@@ -21,12 +21,12 @@ class ByArrival:
 
     Args:
       player: its engine is kept going.
-      reference: parameters of the reference.
+      reference: gives the parameters of the reference.
       episodes: of a rollout.
       lag: rollouts ahead.
     """
 
-    def __init__(self, player: Player, reference: Params, episodes: int, lag: int):
+    def __init__(self, player: Player, reference: Callable[[], Params], episodes: int, lag: int):
         self._player, self._reference, self._episodes, self.most = player, reference, episodes, lag + 1
         self._change = threading.Condition()
         self._policy: Params | None = None
@@ -146,5 +146,5 @@ class ByArrival:
         some, self._finished = self._finished[: self._player.rows], self._finished[self._player.rows :]
         rows, sources = zip(*some, *[some[0]] * (self._player.rows - len(some)), strict=True)
         filled = joined(rows)
-        self._player.judge(filled, self._reference, sources)
+        self._player.judge(filled, self._reference(), sources)
         return [filled.rows(row, row + 1) for row in range(len(some))]

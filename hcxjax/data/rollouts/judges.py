@@ -13,6 +13,7 @@ from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.scalar import init_scalar, score
 from hcxjax.objectives.language_model import LanguageModel
+from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.reward_card import RewardCard
 from hcxjax.protocols import Array, Batch, Params
@@ -45,7 +46,7 @@ class Reference:
       layout: the devices that it lies on.
     """
 
-    def __init__(self, objective: PPO, layout: Layout):
+    def __init__(self, objective: PPO | LoRA, layout: Layout):
         self._objective, self._layout = objective, layout
         self._logprobs = jax.jit(objective.logprobs, out_shardings=layout.sharding())
 

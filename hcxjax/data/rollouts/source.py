@@ -23,6 +23,7 @@ from hcxjax.data.rollouts.players import Ahead, Held, InTurn, Players
 from hcxjax.inference.engine import EngineSettings
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
+from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.returns import AdaptiveKL
 from hcxjax.protocols import Batch, Params, PyTree, Source
@@ -48,7 +49,8 @@ class Rollouts:
       objective: whose policy writes.
       prompts: what is answered.
       reward: the RUN_DIR of the reward model's run, with its card; or any other judge.
-      reference: the folder of the policy's first weights (a run's RUN_DIR or an imported model's).
+      reference: the folder of the policy's first weights, a run's or an imported model's; None, for an adapter:
+        the base that it changes, of which one copy is kept.
       episodes: answers a rollout, one for each prompt.
       new_tokens: of an answer, at most.
       run_dir: where rollouts are written down and a copy of the vocabulary is kept; None writes nothing.
@@ -67,10 +69,10 @@ class Rollouts:
       seed: of the prompts' order, the draws and the permutations.
     """
 
-    objective: PPO
+    objective: PPO | LoRA
     prompts: Prompts
     reward: str | Judge
-    reference: str
+    reference: str | None
     episodes: int
     new_tokens: int
     run_dir: str | None = None
@@ -94,6 +96,8 @@ class Rollouts:
         whole(self, 0, "logged", "seed")
         if self.lag is not None:
             whole(self, 0, "lag")
+        if self.reference is None and not isinstance(self.objective, LoRA):
+            raise ValueError("Rollouts.reference is None; name the folder of the policy's first weights (POLICY)")
         if self.order not in ("prompts", "arrival") or (self.order == "arrival" and self.lag is None):
             raise ValueError(
                 f"Rollouts.order is {self.order!r}; it must be 'prompts', or 'arrival' together with a lag (LAG)"
@@ -143,7 +147,7 @@ class Rollouts:
         places = [place or layout for place in (self.engine_layout, self.reference_layout, self.reward_layout)]
         engine_place, reference_place, reward_place = places
         reference = Reference(self.objective, reference_place)
-        self._reference = reference.read(self.reference, vocabulary)
+        self._reference = None if self.reference is None else reference.read(self.reference, vocabulary)
         reward = self._judge_of_answers(vocabulary, reward_place)
         self._player = Player(
             self.objective.model,
@@ -185,7 +189,7 @@ class Rollouts:
             return InTurn(self._play)
         if self.order == "arrival":
             _log.warning("Rollouts.order is 'arrival': this run is NOT REPEATABLE, and a resumed one is another run")
-            return ByArrival(self._player, self._reference, self.episodes, self.lag)
+            return ByArrival(self._player, lambda: self._reference, self.episodes, self.lag)
         return Ahead(self._play, self.lag)
 
     def _check(self, layout: Layout) -> None:
@@ -229,6 +233,8 @@ class Rollouts:
         return self._layout.shard_batch(lambda start, stop: minibatch(lesson, rows, start, stop), len(rows))
 
     def _roll_out(self, params: Params, update: int) -> None:
+        if self._reference is None:
+            self._reference = self._base(params)
         taken = self._players.take(self._call, update, lambda: self._writers(params))
         judging = time.perf_counter()
         self._update, self._episodes = update, taken.played.episodes
@@ -259,6 +265,11 @@ class Rollouts:
             np.asarray(numbers, np.int32),
             [self._prompts.sources[number] for number in numbers],
         )
+
+    def _base(self, params: Params) -> Params:
+        """The adapter's base. The trainer's update gives its arrays away, though it returns the same."""
+        assert isinstance(self.objective, LoRA)
+        return jax.tree.map(jnp.copy, self.objective.reference(params))
 
     def _writers(self, params: Params) -> Params:
         """The policy that writes. The trainer's update gives its arrays away, so a thread gets copies."""

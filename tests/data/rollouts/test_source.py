@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.returns import AdaptiveKL
 from hcxjax.optim import AdamW, Linear, SpikeGuard
@@ -21,9 +22,8 @@ def reference(tmp_path_factory):
     return write_weights(tmp_path_factory.mktemp("reference"), policy)
 
 
-def run(folder, reference, steps=STEPS, save_every=STEPS, layout=LAYOUT, **changes):
+def train(folder, source, steps=STEPS, save_every=STEPS, layout=LAYOUT, **changes):
     """The metrics by step of a run; its folder keeps checkpoints."""
-    source = rollouts(reference, **changes)
     Experiment(
         run_dir=str(folder),
         steps=steps,
@@ -35,11 +35,16 @@ def run(folder, reference, steps=STEPS, save_every=STEPS, layout=LAYOUT, **chang
         save_every=save_every,
         spikes=SpikeGuard(loss=False),
         trackers=(JsonLines(),),
-        init_from={"policy": reference},
-        fresh=("value",),
+        **changes,
     ).run()
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return {line["step"]: line for line in lines}
+
+
+def run(folder, reference, steps=STEPS, save_every=STEPS, layout=LAYOUT, **changes):
+    """`train` with rollouts of these settings, the policy beginning at the reference."""
+    source = rollouts(reference, **changes)
+    return train(folder, source, steps, save_every, layout, init_from={"policy": reference}, fresh=("value",))
 
 
 def learnt(metrics):
@@ -143,3 +148,15 @@ def test_an_episode_longer_than_the_context_is_refused(reference):
     source = rollouts(reference, new_tokens=13)
     with pytest.raises(ValueError, match=r"up to 17 tokens .*the models' context is 16"):
         source.start(LAYOUT, None)
+
+
+def test_an_adapter_s_reference_is_its_base_with_the_adapter_off(tmp_path, reference):
+    lora = LoRA(PPO(MODEL, temperature=0.7), rank=2, alpha=4.0, also=("value/head",))
+    value = write_weights(tmp_path / "value", first_params(PPO(MODEL))["value"])
+    source = rollouts(None, objective=lora)
+    origins = {"base/policy": reference, "base/value": value}
+    metrics = train(tmp_path / "run", source, steps=6, init_from=origins, fresh=("adapter",), trainable=lora.trainable)
+    assert abs(metrics[1]["objective/kl"]) <= 1e-5
+    assert abs(metrics[5]["objective/kl"]) > 1e-6, "the policy moves away from its base"
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert saved == {"6"}

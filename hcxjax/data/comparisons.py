@@ -54,12 +54,7 @@ class Comparisons:
     def __post_init__(self):
         whole(self, 1, "batch_tokens")
         whole(self, 0, "seed")
-        if self.buckets is not None and (
-            not self.buckets or self.buckets[0] < 1 or list(self.buckets) != sorted(set(self.buckets))
-        ):
-            raise ValueError(f"Comparisons.buckets is {self.buckets}; they must be positive and rise")
-        if self.buckets is not None and self.buckets[-1] != self.length:
-            raise ValueError(f"Comparisons.buckets is {self.buckets}; they must rise up to LENGTH, {self.length}")
+        check_buckets(self)
         check_reference(self)
         self._batches_before = 0
 
@@ -182,17 +177,20 @@ class HeldOutComparisons:
       preferences: what is read.
       batch_tokens: positions of a batch, at most.
       most: comparisons of a source, from the first.
+      buckets: row lengths, as in `Comparisons`.
       reference, objective: as in `Comparisons`; the reference is read, used and let go of.
     """
 
     preferences: Preferences
     batch_tokens: int
     most: int = 512
+    buckets: tuple[int, ...] | None = None
     reference: str | None = None
     objective: DPO | None = None
 
     def __post_init__(self):
         whole(self, 1, "most", "batch_tokens")
+        check_buckets(self)
         check_reference(self)
 
     def load(self, layout: Layout) -> dict[str, list[dict[str, np.ndarray]]]:
@@ -204,7 +202,7 @@ class HeldOutComparisons:
           ValueError: no source holds one out, or a batch has too few tokens.
         """
         length = self.preferences.length
-        buckets = halvings(length)
+        buckets = self.buckets or halvings(length)
         rows = rows_of([2 * bucket for bucket in buckets], self.batch_tokens)
         check_rows(rows[-1], length, self.batch_tokens, layout)
         vocabulary, loaded = self.preferences.vocabulary(), {}
@@ -273,6 +271,15 @@ class Reference:
         with self._layout.active():
             chosen_B, rejected_B = jax.device_get(self._everywhere(self._params, batch))
         return {**rows, "chosen_reference_B": chosen_B, "rejected_reference_B": rejected_B}
+
+
+def check_buckets(owner: Comparisons | HeldOutComparisons) -> None:
+    """ValueError unless row lengths, where they are named, rise up to the longest text's."""
+    if owner.buckets is None:
+        return
+    field, given, length = f"{type(owner).__name__}.buckets", list(owner.buckets), owner.preferences.length
+    if not given or given[0] < 1 or given != sorted(set(given)) or given[-1] != length:
+        raise ValueError(f"{field} is {owner.buckets}; they must be positive and rise up to LENGTH, {length}")
 
 
 def check_reference(owner: Comparisons | HeldOutComparisons) -> None:

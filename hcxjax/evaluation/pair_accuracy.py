@@ -1,8 +1,9 @@
 """How often the preferred answer scores higher, beside what a model that understands nothing reaches."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import jax
@@ -34,6 +35,12 @@ class Reader(Protocol):
     def learnt(self, most: int) -> Iterator[Pair]: ...
 
 
+@functools.lru_cache(maxsize=4)
+def compiled_rewards(objective: Rewarding, layout: Layout) -> Callable[[Params, Batch], tuple[Array, Array]]:
+    """`objective.rewards` compiled, once for all evaluators."""
+    return jax.jit(objective.rewards, out_shardings=layout.sharding())
+
+
 class PairScorer:
     """Rewards of host batches of comparisons, fetched whole to every process.
 
@@ -44,7 +51,7 @@ class PairScorer:
 
     def __init__(self, objective: Rewarding, layout: Layout):
         self._layout = layout
-        self._rewards = jax.jit(objective.rewards, out_shardings=layout.sharding())
+        self._rewards = compiled_rewards(objective, layout)
 
     def __call__(self, params: Params, rows: HostBatch) -> tuple[np.ndarray, np.ndarray]:
         """(chosen, rejected): the rewards of each comparison of the batch, without the rows that fill it up."""

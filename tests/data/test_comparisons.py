@@ -176,7 +176,7 @@ def test_the_reference_s_log_probabilities_go_with_every_batch(started, policy, 
         np.testing.assert_allclose(batch[f"{name}_reference_B"], value_B, rtol=1e-5)
         assert (np.asarray(value_B)[np.asarray(batch["weight_B"]) > 0] < -1).all()
     assert source.get_state()["reference"] != started().get_state()["reference"]
-    held = HeldOutComparisons(preferences, TOKENS, 8, str(folder), objective).load(Layout())["chat"][0]
+    held = HeldOutComparisons(preferences, TOKENS, 8, None, str(folder), objective).load(Layout())["chat"][0]
     chosen_B, _ = jax.jit(objective.logprobs)(params, {name: held[name] for name in plain})
     np.testing.assert_allclose(held["chosen_reference_B"], chosen_B, rtol=1e-5)
 
@@ -199,7 +199,7 @@ def test_models_of_another_vocabulary_are_refused(started, policy, preferences, 
         ({"batch_tokens": 127}, r"is 127, which is 0 comparisons of two texts of LENGTH 64.*of 8 .*set it to 1024 or"),
         ({"batch_tokens": 512}, r"BATCH_TOKENS is 512, which is 4 comparisons"),
         ({"batch_tokens": 0}, "Comparisons.batch_tokens is 0"),
-        ({"buckets": (32,)}, r"Comparisons.buckets is \(32,\); they must rise up to LENGTH, 64"),
+        ({"buckets": (32,)}, r"Comparisons.buckets is \(32,\); they must be positive and rise up to LENGTH, 64"),
         ({"buckets": (64, 32)}, "must be positive and rise"),
         ({"reference": "runs/sft"}, "Comparisons.reference is 'runs/sft', but Comparisons.objective is None"),
     ],

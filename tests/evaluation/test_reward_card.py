@@ -11,6 +11,7 @@ import pytest
 
 from hcxjax.checkpoint import CheckpointFolder, KeepPolicy
 from hcxjax.evaluation.answers import AnswerWriter
+from hcxjax.evaluation.pair_accuracy import compiled_rewards
 from hcxjax.evaluation.reward_card import CalibrateReward
 from hcxjax.mesh import Layout
 from hcxjax.models.scalar import score
@@ -81,13 +82,9 @@ def test_demonstrations_have_mean_0(calibrated, tiny, params, held_out, tmp_path
         assert float(np.mean(card.normalised(own, name))) == pytest.approx(0, abs=0.05)
     assert found["eval/reward_card/count"] == 21
     assert found["eval/reward_card/accuracy"] == card.accuracy
-    differences = np.concatenate(
-        [
-            np.subtract(*(np.asarray(side)[:7] for side in PairwiseReward(tiny).rewards(params, rows)))
-            for batches in held_out.batches.values()
-            for rows in batches
-        ]
-    )
+    rewards = compiled_rewards(PairwiseReward(tiny), Layout())
+    found = [rewards(params, rows) for batches in held_out.batches.values() for rows in batches]
+    differences = np.concatenate([np.asarray(chosen - rejected)[:7] for chosen, rejected in found])
     assert card.accuracy == pytest.approx((differences > 0).mean())
 
 

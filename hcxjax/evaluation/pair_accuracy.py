@@ -90,18 +90,17 @@ class PairAccuracy:
         pairs = [pair for batches in self._sources.values() for rows in batches for pair in answers_of(rows)]
         tokens = lengths(pairs)
         self._near = np.abs(tokens[:, 0] - tokens[:, 1]) <= NEAR * tokens.max(axis=1)
-        self._prompts = np.concatenate(
-            [_column(rows, "prompt_B") + (number << 32) for number, rows in self._numbered()]
-        )
+        self._source = np.concatenate([_column(rows, "prompt_B") * 0 + number for number, rows in self._numbered()])
+        self._prompts = np.concatenate([_column(rows, "prompt_B") for _, rows in self._numbered()])
+        self._prompts += self._source << 32
         shorter = preferred(tokens[:, 1] - tokens[:, 0])
-        self._floors = {"chance": 0.5, "shorter": float(shorter.mean()), "longer": float(1 - shorter.mean())}
+        self._floors = {"shorter": shorter, "longer": 1 - shorter}
         if self.learnt:
             bigrams = Bigrams(self.held_out.learnt(self.learnt))
-            self._floors["bigrams"] = float(preferred(bigrams.differences(pairs)).mean())
-        margins = np.concatenate([_column(rows, "margin_B") for _, rows in self._numbered()])
-        if np.any(margins < 0):
-            # Margins of comparisons that were drawn with noise: the accuracy of who drew them, which bounds all others.
-            self._floors["margins"] = float(preferred(margins).mean())
+            self._floors["bigrams"] = preferred(bigrams.differences(pairs))
+        margins = np.concatenate([_column(rows, "margin_B") for _, rows in self._numbered()]).astype(np.float64)
+        # Where margins are below 0, the preferred answers were drawn with noise by a judge who is known.
+        self._judged = float(preferred(margins).mean()) if np.any(margins < 0) else None
 
     def _numbered(self) -> Iterator[tuple[int, HostBatch]]:
         """Every batch with the number of its source."""
@@ -111,31 +110,41 @@ class PairAccuracy:
     def evaluate(self, params: Params, step: int) -> dict[str, float]:
         """`eval/preference/accuracy`, its 95 % interval `.../low` and `.../high`, and what it compares with.
 
-        `.../loss` is Bradley-Terry's, `.../NAME/accuracy` that of a source. `.../floor/NAME` is the accuracy of chance,
-        of the shorter and of the longer answer, of a bag of bigrams, and (`margins`) of the margins where these were
-        drawn with noise. `.../like_length` is the accuracy where lengths are alike, with its interval and the number of
-        these comparisons; `.../same_in_both_orders` the share that is judged alike with the answers swapped.
+        `.../loss` is Bradley-Terry's. `.../floor/NAME` is the accuracy of chance, of the shorter and of the longer
+        answer and of a bag of bigrams; `.../floor/margins`, where margins say what the judge thought who preferred with
+        noise, is that judge's own: a ceiling. `.../like_length/...` are those of comparisons whose lengths are alike,
+        and how many there are; `.../same_in_both_orders` is the share that is judged alike with the answers swapped.
+        Accuracy and floors of a source are below `.../NAME`.
         """
-        differences = {name: self._differences(params, batches) for name, batches in self._sources.items()}
-        forward, backward = (np.concatenate(parts) for parts in zip(*differences.values(), strict=True))
+        both = [self._differences(params, batches) for batches in self._sources.values()]
+        forward, backward = (np.concatenate(parts) for parts in zip(*both, strict=True))
         right = preferred(forward)
-        share, low, high = share_between(right, self._prompts)
-        results = {"accuracy": share, "low": low, "high": high, "loss": float(np.mean(np.logaddexp(0, -forward)))}
+        results = self._shares(right, np.full(len(right), True))
+        results["loss"] = float(np.mean(np.logaddexp(0, -forward)))
         results["same_in_both_orders"] = float(np.mean(np.sign(forward) == -np.sign(backward)))
-        results |= {f"floor/{name}": floor for name, floor in self._floors.items()}
-        if np.any(self._near):
-            near = share_between(right[self._near], self._prompts[self._near])
-            results |= dict(zip(("like_length", "like_length/low", "like_length/high"), near, strict=True))
+        results["floor/chance"] = 0.5
+        if self._judged is not None:
+            results["floor/margins"] = self._judged
         results["like_length/count"] = float(self._near.sum())
-        results |= {f"{name}/accuracy": float(preferred(found[0]).mean()) for name, found in differences.items()}
+        if np.any(self._near):
+            near = self._shares(right, self._near)
+            results |= {f"like_length/{name}": near[name] for name in ("accuracy", "low", "high")}
+        for number, name in enumerate(self._sources):
+            own = self._shares(right, self._source == number)
+            results |= {f"{name}/{what}": value for what, value in own.items()}
         if jax.process_index() == 0:
-            floors = ", ".join(f"{name} {floor:.3f}" for name, floor in self._floors.items())
-            count, prompts = len(right), len(np.unique(self._prompts))
+            floors = ", ".join(f"{name} {results[f'floor/{name}']:.3f}" for name in ("chance", *self._floors))
+            numbers = [results[name] for name in ("accuracy", "low", "high")]
             _log.info(
                 "step %d: %.3f (%.3f to %.3f) of %d held-out comparisons of %d prompts put right; floors: %s",
-                *(step, share, low, high, count, prompts, floors),
+                *(step, *numbers, len(right), len(np.unique(self._prompts)), floors),
             )
         return {f"eval/preference/{name}": value for name, value in results.items()}
+
+    def _shares(self, right: np.ndarray, here: np.ndarray) -> dict[str, float]:
+        """Accuracy with its interval, and the floors, of some of the comparisons."""
+        named = zip(("accuracy", "low", "high"), share_between(right[here], self._prompts[here]), strict=True)
+        return dict(named) | {f"floor/{name}": float(found[here].mean()) for name, found in self._floors.items()}
 
     def _differences(self, params: Params, batches: list[HostBatch]) -> tuple[np.ndarray, np.ndarray]:
         """Reward of the chosen answer less that of the rejected, and the same of swapped comparisons turned round."""

@@ -78,6 +78,9 @@ def test_shares_by_source_with_an_interval_over_prompts(caplog):
     assert (found["eval/preference/low"], found["eval/preference/high"]) == pytest.approx((low, high))
     assert found["eval/preference/chat/accuracy"] == 1
     assert found["eval/preference/code/accuracy"] == pytest.approx(0.1)
+    assert found["eval/preference/code/low"] == pytest.approx(share_between(RIGHT[10:], np.arange(5))[1])
+    assert found["eval/preference/code/floor/shorter"] == pytest.approx(2 / 5)
+    assert found["eval/preference/chat/floor/longer"] == pytest.approx(1 - 4.5 / 10)
     differences = np.array([7.0] * 10 + [-3.0] * 4 + [0.0])
     assert found["eval/preference/loss"] == pytest.approx(np.logaddexp(0, -differences).mean(), rel=1e-6)
     assert found["eval/preference/same_in_both_orders"] == 1
@@ -96,13 +99,13 @@ def test_floors_and_answers_of_like_length():
     assert found["eval/preference/floor/shorter"] == pytest.approx(shorter)
     assert found["eval/preference/floor/longer"] == pytest.approx(1 - shorter)
     assert found["eval/preference/like_length/count"] == 3 + 4 + 1
-    assert found["eval/preference/like_length"] == pytest.approx((3 + 0 + 0.5) / 8)
+    assert found["eval/preference/like_length/accuracy"] == pytest.approx((3 + 0 + 0.5) / 8)
     assert found["eval/preference/like_length/low"] < 3.5 / 8 < found["eval/preference/like_length/high"]
     assert "eval/preference/floor/margins" not in found
     assert "eval/preference/floor/bigrams" not in found
     apart = measured(Given({"chat": [(0, [1, 2, 3], [4], 0.0)]}))
     assert apart["eval/preference/like_length/count"] == 0
-    assert "eval/preference/like_length" not in apart
+    assert "eval/preference/like_length/accuracy" not in apart
 
 
 def test_bigrams_learn_from_what_is_trained_on_and_noise_has_a_bound():

@@ -1,5 +1,6 @@
 """Every shipped run parses, has the shape it says, and resolves to the configuration that is held as a golden file."""
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -12,8 +13,11 @@ from hcxjax.data.comparisons import Comparisons
 from hcxjax.data.conversations import Conversations
 from hcxjax.data.packed import PackedTokens
 from hcxjax.main import configure
+from hcxjax.mesh import unbox
 from hcxjax.objectives.lora import LoRA
+from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.reward_model import PairwiseReward
+from hcxjax.partition import by_path, covers, split
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "runs"
@@ -104,3 +108,33 @@ def test_seed_models_have_the_published_counts():
 
 def test_no_package_hides_gin():
     assert not (ROOT / "gin" / "__init__.py").exists(), "`import gin` would find it in place of gin-config"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "run"),
+    [
+        ("lora", "quickstart_sft"),
+        ("lora_dpo", "quickstart_dpo"),
+        ("lora_reward_model", "quickstart_reward"),
+        ("lora_ppo", "quickstart_ppo"),
+    ],
+)
+def test_an_adapter_fits_its_stage(adapter, run):
+    """The stage's own objective is adapted, evaluators and sources know, and every frozen leaf comes from somewhere."""
+    plain, _ = configure([f"gin/runs/{run}.gin"])
+    tuned, _ = configure([f"gin/runs/{run}.gin", f"gin/adapters/{adapter}.gin"])
+    lora = tuned.objective
+    assert isinstance(lora, LoRA)
+    assert lora.objective == plain.objective
+    for evaluator, before in zip(tuned.evaluators, plain.evaluators, strict=True):
+        if hasattr(before, "objective"):
+            assert evaluator.objective == dataclasses.replace(lora, objective=before.objective)
+    shapes = unbox(jax.eval_shape(lora.init, jax.random.key(0)))
+    trained, frozen = (by_path(part) for part in split(shapes, tuned.trains))
+    tuned.warm_start.check_frozen(frozen)
+    origins, fresh = tuned.warm_start.origins, tuned.warm_start.fresh
+    assert all(any(covers(prefix, name) for prefix in origins) for name in frozen)
+    assert all(any(covers(prefix, name) for prefix in fresh) for name in trained)
+    assert {origin.folder for origin in origins.values()} == set(plain.warm_start.folders)
+    if isinstance(getattr(plain.source, "objective", None), PPO):
+        assert tuned.source.objective == lora

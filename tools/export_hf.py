@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hcxjax.checkpoint import CheckpointError, StoredLeaf, read, stored_leaves
+from hcxjax.checkpoint import CheckpointError, read, stored_leaves
 from hcxjax.convert.config import decoder_config, hugging_face_config, read_config, text_config
-from hcxjax.convert.model import block_shape
 from hcxjax.convert.model_folder import CARD, CHECKPOINTS, CONFIG, TOKENIZER_FOLDER, Card
 from hcxjax.convert.names import Weight, weights
 from hcxjax.convert.safetensors_folder import Tensor, write_tensors
@@ -38,12 +37,13 @@ from hcxjax.data.packed import PackedTokens
 from hcxjax.main import configure
 from hcxjax.models.config import DecoderConfig
 from hcxjax.objectives.language_model import LanguageModel
+from hcxjax.objectives.lora import LoRA
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.tracking import quiet_libraries
 from hcxjax.train import Experiment
+from tools.adapters import PARAMS, Leaf, blocks, merged_leaves
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-PARAMS = "state/params/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Source:
 
     Attributes:
       config: the decoder.
-      leaves: of the checkpoint, by path.
+      leaves: parameters of the decoder, by path.
       dtypes: canonical name of a tensor → its dtype; others are float32.
       write_tokenizer: writes a tokenizer's files into a folder, and returns the ids of begin, end and padding.
     """
 
     config: DecoderConfig
-    leaves: Mapping[str, StoredLeaf]
+    leaves: Mapping[str, Leaf]
     dtypes: Mapping[str, str]
     write_tokenizer: Callable[[Path], TokenIds]
 
@@ -86,15 +86,17 @@ def open_source(folder: Path, step: int | None) -> Source:
     """
     if (folder / CARD).is_file():
         raw = read_config(folder)
-        _, leaves = stored_leaves(folder / CHECKPOINTS, step)
+        _, leaves = _stored(folder, step)
         return Source(decoder_config(raw), leaves, Card.read(folder).dtypes, _copier(folder / TOKENIZER_FOLDER, raw))
     if not (folder / "config.gin").is_file():
         raise ValueError(f"{folder} has neither config.gin nor {CARD}: name a RUN_DIR or a folder of tools.import_hf")
     experiment, _ = configure([str(folder / "config.gin")], [f"RUN_DIR={folder}"])
     if not isinstance(experiment, Experiment) or not isinstance(experiment.source, PackedTokens | Conversations):
         raise ValueError(f"{folder} does not train a language model")
-    step, leaves = stored_leaves(folder / CHECKPOINTS, step)
+    adapter = isinstance(experiment.objective, LoRA)
+    step, leaves = merged_leaves(experiment, step) if adapter else _stored(folder, step)
     objective = experiment.timeline.at(step).objective
+    objective = objective.objective if isinstance(objective, LoRA) else objective
     if not isinstance(objective, LanguageModel):
         raise ValueError(f"{folder} does not train a language model")
     known = {"tokenizer": np.asarray(0)}
@@ -105,6 +107,12 @@ def open_source(folder: Path, step: int | None) -> Source:
     vocabulary = source.vocabulary(int(state["tokenizer"]))
     owner = source.corpus if isinstance(source, PackedTokens) else source.dialogues
     return Source(objective.model, leaves, {}, tokenizer_writer(vocabulary, owner.tokenizer.path))
+
+
+def _stored(folder: Path, step: int | None) -> tuple[int, dict[str, Leaf]]:
+    """(step, {path: leaf}) of a checkpoint's parameters."""
+    step, leaves = stored_leaves(folder / CHECKPOINTS, step)
+    return step, {path.removeprefix(PARAMS): leaves[path] for path in leaves if path.startswith(PARAMS)}
 
 
 def _copier(folder: Path, raw: Mapping) -> Callable[[Path], TokenIds]:
@@ -176,7 +184,7 @@ def export_model(
 def _tensors(source: Source, dtype: str | None) -> Iterator[Tensor]:
     """All tensors, leaf by leaf, because a leaf may be stored in one block."""
     for weight in weights(source.config):
-        leaf = source.leaves.get(PARAMS + weight.path)
+        leaf = source.leaves.get(weight.path)
         shape = weight.shape(source.config)
         if leaf is None or leaf.shape != shape:
             raise ValueError(f"the checkpoint's {weight.path} is {leaf and leaf.shape}, the configuration's {shape}")
@@ -189,13 +197,11 @@ def _tensors(source: Source, dtype: str | None) -> Iterator[Tensor]:
             )
 
 
-def _blocks(config: DecoderConfig, weight: Weight, leaf: StoredLeaf, layer: int) -> Iterator[np.ndarray]:
+def _blocks(config: DecoderConfig, weight: Weight, leaf: Leaf, layer: int) -> Iterator[np.ndarray]:
     if weight.stacked:
         yield weight.to_theirs(leaf.read((layer,)), config)
         return
-    step = block_shape(leaf.shape)[0]
-    for start in range(0, leaf.shape[0], step):
-        yield leaf.read((slice(start, min(start + step, leaf.shape[0])),))
+    yield from map(leaf.read, blocks(leaf.shape))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -51,9 +51,9 @@ def import_model(source: str | Path, out: str | Path) -> HuggingFaceModel:
     with whole_folder(out) as folder:
         files = [source / CONFIG, *model.files.files]
         files += copy_tokenizer(source, folder / TOKENIZER_FOLDER)
-        tokenizer = (folder / TOKENIZER_FOLDER / TOKENIZER).is_file()
+        tokenizer = TOKENIZER if (folder / TOKENIZER_FOLDER / TOKENIZER).is_file() else None
         (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
-        (folder / GIN).write_text(model_gin(model.config, out, str(source), tokenizer), encoding="utf-8")
+        (folder / GIN).write_text(model_gin(model.config, out, f"imported from {source}", tokenizer), encoding="utf-8")
         with tqdm(total=model.config.parameters, unit=" weights", unit_scale=True, leave=False, disable=None) as bar:
             leaves = {weight.path: _streamed(model, weight, bar.update) for weight in weights(model.config)}
             write_streamed(folder / CHECKPOINTS, 0, {"state": {"params": nested(leaves)}})

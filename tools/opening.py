@@ -18,7 +18,9 @@ from hcxjax.mesh import Layout, unbox
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.int8 import in_dtype, quantized
 from hcxjax.objectives.language_model import LanguageModel
-from hcxjax.protocols import Params
+from hcxjax.objectives.lora import LoRA
+from hcxjax.partition import by_path, joined
+from hcxjax.protocols import Objective, Params, PyTree
 from hcxjax.text.templates import SEED, TEMPLATES, THINK, Template, template_for, template_named
 from hcxjax.text.vocabulary import END_OF_TEXT, Vocabulary
 from hcxjax.train import Experiment
@@ -110,7 +112,7 @@ _Opened = tuple[DecoderConfig, Params, Vocabulary, int, Template | None]
 
 
 @runtime_checkable
-class _KnowsVocabulary(Protocol):
+class KnowsVocabulary(Protocol):
     """A source of token batches, be they of documents or of conversations."""
 
     def vocabulary(self, known: int) -> Vocabulary:
@@ -121,22 +123,39 @@ class _KnowsVocabulary(Protocol):
 def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
     config = run / "config.gin"
     experiment, _ = configure([str(config)], [f"RUN_DIR={run}"])
-    if not isinstance(experiment, Experiment) or not isinstance(experiment.objective, LanguageModel):
+    if not isinstance(experiment, Experiment) or not isinstance(_adapted(experiment.objective), LanguageModel):
         raise ValueError(f"{config} does not train a language model")
-    if not isinstance(experiment.source, _KnowsVocabulary):
+    if not isinstance(experiment.source, KnowsVocabulary):
         raise ValueError(f"{config}: its source, {type(experiment.source).__name__}, keeps no vocabulary")
     phases = experiment.timeline
-    abstract = abstract_state(experiment.recipe(phases.at(0)), layout)
     tokenizer = {"tokenizer": np.asarray(0)}
     source = {"phase_0": tokenizer} if experiment.phases else tokenizer
-    step, tree = read(run / "checkpoints", {"state": {"params": abstract.params}, "source": source}, step)
-    state = tree["source"]["phase_0"] if experiment.phases else tree["source"]
+    step, params, state = _stored(experiment, layout, source, step)
+    state = state["phase_0"] if experiment.phases else state
     objective = phases.at(step).objective
-    assert isinstance(objective, LanguageModel)
+    assert isinstance(objective, LanguageModel | LoRA)
     vocabulary = experiment.source.vocabulary(int(state["tokenizer"]))
     # A run over conversations may name the form in which it has learnt them.
     named = getattr(getattr(experiment.source, "dialogues", None), "template", None)
-    return objective.model, tree["state"]["params"], vocabulary, step, template_named(named) if named else None
+    return objective.model, objective.policy(params), vocabulary, step, template_named(named) if named else None
+
+
+def _adapted(objective: Objective) -> Objective:
+    """What an adapter is trained for, or the objective as it is."""
+    return objective.objective if isinstance(objective, LoRA) else objective
+
+
+def _stored(experiment: Experiment, layout: Layout, source: PyTree, step: int | None) -> tuple[int, Params, PyTree]:
+    """(step, all parameters, part of the source's state) of a run's checkpoint."""
+    abstract = abstract_state(experiment.recipe(experiment.timeline.at(0)), layout)
+    frozen, template = by_path(abstract.frozen), {"state": {"params": abstract.params}, "source": source}
+    if frozen:
+        template["progress"] = {"frozen": np.asarray(0, np.int64)}
+    step, tree = read(Path(experiment.run_dir) / "checkpoints", template, step)
+    params, warm_start = tree["state"]["params"], experiment.warm_start
+    if warm_start is not None and frozen:
+        params = joined(params, warm_start.read_again(abstract.whole, frozen, int(tree["progress"]["frozen"])))
+    return step, params, tree["source"]
 
 
 def _open_imported(folder: Path, layout: Layout, step: int | None) -> _Opened:

@@ -1,4 +1,4 @@
-"""What an imported model's folder holds beside its weights: the gin file of its shape, and where it came from."""
+"""What a model's folder holds beside its weights: the gin file of its shape, and where it came from."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hcxjax.convert.tokenizer import TOKENIZER
 from hcxjax.models.config import DecoderConfig
 
 CONFIG, CARD, GIN, TOKENIZER_FOLDER, CHECKPOINTS = "config.json", "import.json", "model.gin", "tokenizer", "checkpoints"
@@ -61,15 +60,16 @@ def checksums(files: Iterable[Path]) -> dict[str, str]:
     return sums
 
 
-def model_gin(config: DecoderConfig, folder: Path, source: str, tokenizer: bool) -> str:
+def model_gin(config: DecoderConfig, folder: Path, came: str, tokenizer: str | None) -> str:
     """model.gin of the folder: what a file in gin/models holds, the tokenizer, and the weights to start from.
 
     Args:
       folder: where the model folder will lie; its paths are written absolute.
-      tokenizer: whether there is one.
+      came: how it came about, as in 'imported from PATH'.
+      tokenizer: name of its file, or None.
     """
     lines = [
-        f"# {config.parameters:,} parameters, imported from {' '.join(source.split())}.",
+        f"# {config.parameters:,} parameters, {' '.join(came.split())}.",
         f"VOCAB_SIZE = {config.vocab_size}",
     ]
     for field in dataclasses.fields(config):
@@ -80,6 +80,6 @@ def model_gin(config: DecoderConfig, folder: Path, source: str, tokenizer: bool)
     lines.append(f"DecoderConfig.rope_scaling = {'@RopeScaling()' if scaling else None}")
     lines += [f"RopeScaling.{name} = {value!r}" for name, value in scaling.items()]
     if tokenizer:
-        lines.append(f"Tokenizer.path = {str(folder.absolute() / TOKENIZER_FOLDER / TOKENIZER)!r}")
+        lines.append(f"Tokenizer.path = {str(folder.absolute() / TOKENIZER_FOLDER / tokenizer)!r}")
     lines.append(f"INIT_FROM = {str(folder.absolute())!r}")
     return "\n".join(lines) + "\n"

@@ -23,6 +23,7 @@ from hcxjax.data.rollouts.players import Ahead, Held, InTurn, Players
 from hcxjax.inference.engine import EngineSettings
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
+from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.returns import AdaptiveKL
@@ -146,6 +147,7 @@ class Rollouts:
             keep(vocabulary, self.run_dir)
         places = [place or layout for place in (self.engine_layout, self.reference_layout, self.reward_layout)]
         engine_place, reference_place, reward_place = places
+        self._engine_places, self._reference_places = map(self._decoder_places, (engine_place, reference_place))
         reference = Reference(self.objective, reference_place)
         self._reference = None if self.reference is None else reference.read(self.reference, vocabulary)
         reward = self._judge_of_answers(vocabulary, reward_place)
@@ -164,7 +166,7 @@ class Rollouts:
         )
         self._players = self._chosen_players()
         self._judged = jax.jit(self.objective.judged, out_shardings=layout.sharding())
-        self._log = RolloutLog(self.run_dir, self.logged, vocabulary)
+        self._log = RolloutLog(self.run_dir, self.logged, self._prompts)
         self._update, self._hand = 0, 0
         self._beta = self._next_beta = self.lessons.beta
         self._episodes = Episodes.empty(self.episodes, self.width)
@@ -183,6 +185,11 @@ class Rollouts:
         if not isinstance(self.reward, str):
             return self.reward
         return Reward(self.reward_model or self.objective.critic, self.reward, vocabulary, layout)
+
+    def _decoder_places(self, layout: Layout) -> PyTree:
+        """Where a policy's parameters lie on the devices of `layout`."""
+        with layout.active():
+            return layout.param_shardings(jax.eval_shape(LanguageModel(self.objective.model).init, jax.random.key(0)))
 
     def _chosen_players(self) -> Players:
         if self.lag is None:
@@ -254,7 +261,7 @@ class Rollouts:
             "time/generate": taken.played.writing_s,
             "time/score": taken.played.judging_s + time.perf_counter() - judging,
         }
-        self._log.write(update, self._episodes, self._lesson, self._prompts.sources)
+        self._log.write(update, self._episodes, self._lesson)
 
     def _call(self, update: int) -> Call:
         numbers = self._prompts.batch(update, self.episodes, self.seed)
@@ -269,12 +276,13 @@ class Rollouts:
     def _base(self, params: Params) -> Params:
         """The adapter's base. The trainer's update gives its arrays away, though it returns the same."""
         assert isinstance(self.objective, LoRA)
-        return jax.tree.map(jnp.copy, self.objective.reference(params))
+        return jax.device_put(jax.tree.map(jnp.copy, self.objective.reference(params)), self._reference_places)
 
     def _writers(self, params: Params) -> Params:
-        """The policy that writes. The trainer's update gives its arrays away, so a thread gets copies."""
+        """The policy, on the engine's devices. The trainer gives its arrays away, so a thread gets copies."""
         policy = self.objective.policy(params)
-        return policy if self.lag is None else jax.tree.map(jnp.copy, policy)
+        policy = policy if self.lag is None else jax.tree.map(jnp.copy, policy)
+        return jax.device_put(policy, self._engine_places)
 
     def _play(self, call: Call, policy: Params) -> Played:
         return self._player.play(call, policy, self._reference)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hcxjax.mesh import Layout
 from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.returns import AdaptiveKL
@@ -103,6 +104,12 @@ def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, cha
         assert [line["rollout/staleness"] for line in whole.values() if "rollout/staleness" in line] == [0, 1, 2, 2]
     if "adaptive" in changes:
         assert len({line["objective/beta"] for line in whole.values() if "objective/beta" in line}) > 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"lag": 0}])
+def test_engine_and_reference_on_devices_of_their_own_are_the_same_run(tmp_path, reference, in_turn, changes):
+    apart = {"engine_layout": Layout(devices=(2, 3)), "reference_layout": Layout(devices=(5, 6))}
+    assert learnt(run(tmp_path, reference, **apart, **changes)) == learnt(in_turn)
 
 
 def test_permutations_differ_between_epochs_and_updates(reference):

@@ -5,7 +5,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hcxjax.data.rollouts.log import FOLDER
 from tools.curves import series
@@ -32,8 +32,11 @@ class Episode(NamedTuple):
 
     Attributes:
       update: before which it was dealt.
+      prompt: as the model was given it.
       number: of the prompt in its set.
       version: the update before which the policy was what wrote this.
+      messages: the prompt as {role, content}; () in files of before it was written down.
+      stopped: the model ended the answer; None in such files.
     """
 
     update: int
@@ -46,6 +49,8 @@ class Episode(NamedTuple):
     number: int
     source: str
     version: int
+    messages: Sequence[Mapping[str, Any]] = ()
+    stopped: bool | None = None
 
 
 class Written(NamedTuple):

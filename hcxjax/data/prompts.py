@@ -42,7 +42,7 @@ class PromptSet:
 
     Attributes:
       tokens: ids of each, the answer opened.
-      texts: the last request of each.
+      messages: those of each, the last one a request.
       sources: name of the source of each.
       instructions: what each asks, of the small world's; None for others.
       stop_ids: ids that end an answer.
@@ -51,7 +51,7 @@ class PromptSet:
     """
 
     tokens: Sequence[tuple[int, ...]]
-    texts: Sequence[str]
+    messages: Sequence[Sequence[Message]]
     sources: Sequence[str]
     instructions: Sequence[Instruction | None]
     stop_ids: tuple[int, ...]
@@ -60,6 +60,11 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def texts(self) -> list[str]:
+        """The last request of each."""
+        return [messages[-1].content for messages in self.messages]
 
     @property
     def fingerprint(self) -> int:
@@ -125,7 +130,7 @@ class Prompts(ChatSources):
         _log.info("%d prompts of %s, %d tokens", len(found), split, sum(map(len, found)))
         return PromptSet(
             list(found),
-            [asked.messages[-1].content for _, asked in found.values()],
+            [asked.messages for _, asked in found.values()],
             [name for name, _ in found.values()],
             [asked.instruction for _, asked in found.values()],
             template.stop_ids(vocabulary),

@@ -8,7 +8,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -104,8 +104,9 @@ class Runs:
     Attributes:
       folder: holds the folders of all.
       runs: in their order, of each its name, its run file, and bindings 'NAME=value', in which {folder} stands for
-        `folder` and {start} for `start`.
+        `folder`, {start} for `start`, and {NAME} for what `given` has under it.
       start: a folder that the list begins from, such as a pretrained model's; "" where nothing asks for one.
+      given: more that bindings may name, such as sources that a user brings.
       seed: SEED of all.
       bindings: more of all.
     """
@@ -115,6 +116,7 @@ class Runs:
     start: str = ""
     seed: int = 0
     bindings: Sequence[str] = ()
+    given: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         whole(self, 0, "seed")
@@ -127,11 +129,15 @@ class Runs:
         for name, file, *bindings in self.runs:
             place = Path(self.folder) / name
             _log.info("%s: %s in %s", name, file, place)
-            own = [text.replace("{folder}", self.folder).replace("{start}", self.start) for text in bindings]
             common = [f"RUN_DIR={place}", f"SEED={self.seed}", *self.bindings]
-            if not started(*configure([file], [*common, *own])):
+            if not started(*configure([file], [*common, *map(self._filled, bindings)])):
                 return False
         return True
+
+    def _filled(self, binding: str) -> str:
+        """A binding with what its {names} stand for; braces of dicts stay."""
+        known = {"folder": self.folder, "start": self.start, **self.given}
+        return re.sub(r"\{(\w+)\}", lambda found: str(known.get(found[1], found[0])), binding)
 
 
 _PARTS: tuple[type, ...] = (

@@ -12,7 +12,8 @@ from hcxjax.claims import bindings_of
 from hcxjax.data.comparisons import Comparisons
 from hcxjax.data.conversations import Conversations
 from hcxjax.data.packed import PackedTokens
-from hcxjax.main import configure
+from hcxjax.data.rollouts.source import Rollouts
+from hcxjax.main import Runs, configure
 from hcxjax.mesh import unbox
 from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
@@ -26,6 +27,15 @@ MODELS = sorted(path.stem for path in (ROOT / "gin" / "models").glob("*.gin"))
 HOLES = {
     "continue_seed": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
     "folders": ["KOREAN=text:ko", "ENGLISH=text:en", "CODE=files:src"],
+    "files_sft": ["CONVERSATIONS=jsonl:chat.jsonl"],
+    "files_reward": ["PREFERENCES=jsonl:pairs.jsonl"],
+    "files_ppo": ["PROMPTS=jsonl:prompts.jsonl"],
+    "files_chain": [
+        "CONVERSATIONS={'ko': 'jsonl:chat.jsonl'}",
+        "PREFERENCES={'ko': 'jsonl:pairs.jsonl'}",
+        "PROMPTS={'ko': 'jsonl:prompts.jsonl'}",
+    ],
+    "ppo_seed": ["PROMPTS=jsonl:prompts.jsonl"],
     "sft_seed": ["CONVERSATIONS=jsonl:chat.jsonl"],
     "sft_seed_lora": ["CONVERSATIONS=jsonl:chat.jsonl"],
     "pretrain_125m": ["CODE=files:src"],
@@ -62,20 +72,44 @@ def test_a_run_resolves_to_its_golden_configuration(run):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_s_parameters_have_the_shapes_of_its_model(run):
-    experiment, _ = resolve(run)
-    shapes = jax.eval_shape(lambda: experiment.objective.init(jax.random.key(0)))
-    objective = experiment.objective
-    if isinstance(objective, LoRA):
-        objective, shapes = objective.objective, shapes["base"]
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    head = objective.model.embed_dim + 1 if isinstance(objective, PairwiseReward) else 0
-    assert count == objective.model.parameters + head
-    assert experiment.source.length <= objective.model.max_length
-    source = experiment.source
-    kinds = {PackedTokens: "corpus", Conversations: "dialogues", Comparisons: "preferences"}
-    data = getattr(source, kinds[type(source)])
-    assert sorted(objective.sources) == data.names
+def test_a_run_s_parameters_have_the_shapes_of_its_model(run, monkeypatch):
+    for experiment in experiments(resolve(run)[0], monkeypatch):
+        shapes = jax.eval_shape(lambda objective=experiment.objective: objective.init(jax.random.key(0)))
+        objective, source = experiment.objective, experiment.source
+        if isinstance(objective, LoRA):
+            objective, shapes = objective.objective, shapes["base"]
+        assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected(objective)
+        assert (source.width if isinstance(source, Rollouts) else source.length) <= objective.model.max_length
+        names = data_of(source).names
+        assert sorted(getattr(objective, "sources", names)) == names
+
+
+def experiments(job, monkeypatch):
+    """The training runs of a job: itself, or all of a list, resolved with the bindings that the list gives them."""
+    if not isinstance(job, Runs):
+        return [job]
+    listed = []
+    monkeypatch.setattr("hcxjax.main.started", lambda one, _: not listed.append(one))
+    assert job.run() and len(listed) == len(job.runs)
+    assert [one.run_dir for one in listed] == [f"{job.folder}/{name}" for name, *_ in job.runs]
+    return listed
+
+
+def expected(objective):
+    """How many parameters an objective has: a decoder's, a scalar model's, or both."""
+
+    def scalar(model):
+        return model.parameters + model.embed_dim + 1
+
+    if isinstance(objective, PPO):
+        return objective.model.parameters + scalar(objective.critic)
+    return scalar(objective.model) if isinstance(objective, PairwiseReward) else objective.model.parameters
+
+
+def data_of(source):
+    """What a source reads."""
+    kinds = {PackedTokens: "corpus", Conversations: "dialogues", Comparisons: "preferences", Rollouts: "prompts"}
+    return getattr(source, kinds[type(source)])
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -83,8 +117,9 @@ def test_a_run_file_opens_with_its_command_and_only_composes(run):
     text = (ROOT / "gin" / "runs" / f"{run}.gin").read_text()
     assert text.startswith("# python -m hcxjax.main ")
     assert len(text.splitlines()) <= 30
-    # Stage, model, task and mesh; an imported model brings its own file; or another run, and a stage or an adapter.
-    assert text.count("include ") == {"seed": 3, "long": 2, "lora": 2}.get(run.rpartition("_")[2], 4)
+    # Stage, model, task and mesh; an imported model brings its own file; or another run, and a stage or an adapter; a list
+    # names its files.
+    assert text.count("include ") == {"seed": 3, "long": 2, "lora": 2, "chain": 0}.get(run.rpartition("_")[2], 4)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -192,6 +192,13 @@ def test_a_list_of_runs_is_run_in_order_each_in_its_folder(started_runs):
     assert len(begun) == 1, "nothing begins after a run that SIGTERM ended"
 
 
+def test_a_list_of_runs_hands_on_what_it_is_given(started_runs):
+    begun, _ = started_runs
+    one = ("one", "a.gin", "SOURCES={chat}", "RATES={'ko': 1}", "INIT_FROM={start}{other}")
+    assert Runs("all", (one,), start="base", given={"chat": {"ko": "jsonl:{start}"}}).run()
+    assert begun[0][1][2:] == ["SOURCES={'ko': 'jsonl:{start}'}", "RATES={'ko': 1}", "INIT_FROM=base{other}"]
+
+
 @pytest.mark.parametrize("runs", [(), (("one",),), (("one", "a.gin"), ("one", "b.gin"))])
 def test_a_list_that_makes_no_sense(runs):
     with pytest.raises(ValueError, match=r"Runs\.runs is .*names that differ"):

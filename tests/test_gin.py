@@ -117,7 +117,7 @@ def test_a_run_file_opens_with_its_command_and_only_composes(run):
     text = (ROOT / "gin" / "runs" / f"{run}.gin").read_text()
     assert text.startswith("# python -m hcxjax.main ")
     assert len(text.splitlines()) <= 30
-    # Stage, model, task and mesh; an imported model brings its own file; or another run, and a stage or an adapter; a list
+    # Stage, model, task and mesh; an imported model brings its own file; another run, and a stage or an adapter; a list
     # names its files.
     assert text.count("include ") == {"seed": 3, "long": 2, "lora": 2, "chain": 0}.get(run.rpartition("_")[2], 4)
 

@@ -32,16 +32,17 @@ from hcxjax.convert.tokenizer import (
     write_tokenizer_json,
 )
 from hcxjax.convert.whole_folder import check_absent, check_space, whole_folder
-from hcxjax.data.conversations import Conversations
-from hcxjax.data.packed import PackedTokens
 from hcxjax.main import configure
 from hcxjax.models.config import DecoderConfig
+from hcxjax.objectives.dpo import DPO
 from hcxjax.objectives.language_model import LanguageModel
-from hcxjax.objectives.lora import LoRA
+from hcxjax.objectives.lora import LoRA, Writes
+from hcxjax.objectives.ppo import PPO
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.tracking import quiet_libraries
 from hcxjax.train import Experiment
 from tools.adapters import PARAMS, Leaf, blocks, merged_leaves
+from tools.opening import KnowsVocabulary, owner_of
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -91,22 +92,24 @@ def open_source(folder: Path, step: int | None) -> Source:
     if not (folder / "config.gin").is_file():
         raise ValueError(f"{folder} has neither config.gin nor {CARD}: name a RUN_DIR or a folder of tools.import_hf")
     experiment, _ = configure([str(folder / "config.gin")], [f"RUN_DIR={folder}"])
-    if not isinstance(experiment, Experiment) or not isinstance(experiment.source, PackedTokens | Conversations):
+    if not isinstance(experiment, Experiment) or not isinstance(experiment.source, KnowsVocabulary):
         raise ValueError(f"{folder} does not train a language model")
     adapter = isinstance(experiment.objective, LoRA)
     step, leaves = merged_leaves(experiment, step) if adapter else _stored(folder, step)
     objective = experiment.timeline.at(step).objective
     objective = objective.objective if isinstance(objective, LoRA) else objective
-    if not isinstance(objective, LanguageModel):
+    if not isinstance(objective, Writes):
         raise ValueError(f"{folder} does not train a language model")
+    assert isinstance(objective, LanguageModel | DPO | PPO)
+    if isinstance(objective, PPO):
+        leaves = {path.removeprefix("policy/"): leaves[path] for path in leaves if path.startswith("policy/")}
     known = {"tokenizer": np.asarray(0)}
     template = {"source": {"phase_0": known} if experiment.phases else known}
     _, state = read(folder / CHECKPOINTS, template, step)
     state = state["source"]["phase_0"] if experiment.phases else state["source"]
     source = experiment.source
     vocabulary = source.vocabulary(int(state["tokenizer"]))
-    owner = source.corpus if isinstance(source, PackedTokens) else source.dialogues
-    return Source(objective.model, leaves, {}, tokenizer_writer(vocabulary, owner.tokenizer.path))
+    return Source(objective.model, leaves, {}, tokenizer_writer(vocabulary, owner_of(source).tokenizer.path))
 
 
 def _stored(folder: Path, step: int | None) -> tuple[int, dict[str, Leaf]]:

@@ -17,8 +17,7 @@ from hcxjax.main import configure
 from hcxjax.mesh import Layout, unbox
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.int8 import in_dtype, quantized
-from hcxjax.objectives.language_model import LanguageModel
-from hcxjax.objectives.lora import LoRA
+from hcxjax.objectives.lora import LoRA, Writes
 from hcxjax.partition import by_path, joined
 from hcxjax.protocols import Objective, Params, PyTree
 from hcxjax.text.templates import SEED, TEMPLATES, THINK, Template, template_for, template_named
@@ -123,7 +122,7 @@ class KnowsVocabulary(Protocol):
 def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
     config = run / "config.gin"
     experiment, _ = configure([str(config)], [f"RUN_DIR={run}"])
-    if not isinstance(experiment, Experiment) or not isinstance(_adapted(experiment.objective), LanguageModel):
+    if not isinstance(experiment, Experiment) or not isinstance(_adapted(experiment.objective), Writes):
         raise ValueError(f"{config} does not train a language model")
     if not isinstance(experiment.source, KnowsVocabulary):
         raise ValueError(f"{config}: its source, {type(experiment.source).__name__}, keeps no vocabulary")
@@ -132,12 +131,17 @@ def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
     source = {"phase_0": tokenizer} if experiment.phases else tokenizer
     step, params, state = _stored(experiment, layout, source, step)
     state = state["phase_0"] if experiment.phases else state
-    objective = phases.at(step).objective
-    assert isinstance(objective, LanguageModel | LoRA)
+    objective: Any = phases.at(step).objective
     vocabulary = experiment.source.vocabulary(int(state["tokenizer"]))
-    # A run over conversations may name the form in which it has learnt them.
-    named = getattr(getattr(experiment.source, "dialogues", None), "template", None)
+    # A run over conversations, comparisons or prompts may name the form in which it has learnt them.
+    named = getattr(owner_of(experiment.source), "template", None)
     return objective.model, objective.policy(params), vocabulary, step, template_named(named) if named else None
+
+
+def owner_of(source: KnowsVocabulary) -> Any:
+    """What a source reads: a corpus, dialogues, preferences or prompts; it names the tokenizer, and may name a form."""
+    owners = (getattr(source, name, None) for name in ("corpus", "dialogues", "preferences", "prompts"))
+    return next(owner for owner in owners if owner is not None)
 
 
 def _adapted(objective: Objective) -> Objective:

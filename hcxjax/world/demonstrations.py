@@ -1,13 +1,15 @@
 """Answers of mixed quality to instructions, and comparisons of them that the known reward decides, with noise."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hcxjax.checks import number
 from hcxjax.world.dice import Dice
 from hcxjax.world.instructions import FORMS, Instruction
 from hcxjax.world.known_reward import KnownReward
+
+SAME_WORDING, MOST = 0.5, 2**31
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,8 @@ class Comparison(NamedTuple):
 
 def respond(dice: Dice, instruction: Instruction, quality: Quality) -> str:
     """An answer whose faults are drawn."""
-    value, form = instruction.value, instruction.form
-    if not dice.chance(quality.truth):
-        value = dice.pick(instruction.told or instruction.rivals)
+    form, wrong = instruction.form, dice.pick(instruction.told or instruction.rivals)
+    value = instruction.value if dice.chance(quality.truth) else wrong
     fits, polite = dice.chance(quality.form), dice.chance(quality.polite)
 
     def written(form: str) -> str:
@@ -73,12 +74,20 @@ def compare(
 ) -> Comparison:
     """Two answers, the first preferred with probability σ(sharpness · (its reward - the other's)).
 
+    Half of the pairs are the same answer with a true value and with a false one: what is true is hard to see for a small
+    model, and the wording of two answers would drown it.
+
     Source: Bradley and Terry 1952, with rewards as log-strengths.
     """
-    first = respond(dice, instruction, quality)
-    second = first
-    while second == first:
-        second = respond(dice, instruction, quality)
+    if dice.chance(SAME_WORDING):
+        wording, order = dice.number(0, MOST), (1.0, 0.0) if dice.chance(0.5) else (0.0, 1.0)
+        first, second = (
+            respond(Dice("wording", wording), instruction, replace(quality, truth=truth)) for truth in order
+        )
+    else:
+        first = second = respond(dice, instruction, quality)
+        while second == first:
+            second = respond(dice, instruction, quality)
     gain = reward(instruction, first) - reward(instruction, second)
     if dice.chance(1 / (1 + math.exp(-sharpness * gain))):
         return Comparison(instruction.prompt, first, second, gain)

@@ -61,8 +61,21 @@ def test_comparisons_are_noisy_as_said(language):
         assert one.margin == pytest.approx(gain)
     right = mean((one.margin > 0) + 0.5 * (one.margin == 0) for one in compared)
     expected = mean(1 / (1 + math.exp(-SHARPNESS * abs(one.margin))) for one in compared)
-    assert 0.87 < expected < 0.91
+    assert 0.92 < expected < 0.96
     assert right == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("language", SPOKEN)
+def test_half_of_the_comparisons_differ_in_truth_alone(language):
+    alone = 0
+    for index in range(COUNT):
+        instruction, (one,) = WORLD.instruction(language, index), WORLD.comparison(language, index)
+        parts = [REWARD.parts(instruction, answer) for answer in (one.chosen, one.rejected)]
+        same = all(parts[0][name] == parts[1][name] for name in ("form", "polite"))
+        alone += (
+            same and parts[0]["truth"] != parts[1]["truth"] and len(one.chosen.split()) == len(one.rejected.split())
+        )
+    assert 0.4 < alone / COUNT < 0.65
 
 
 def test_a_sharp_eye_makes_no_mistake():

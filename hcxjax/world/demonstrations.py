@@ -74,8 +74,8 @@ def compare(
 ) -> Comparison:
     """Two answers, the first preferred with probability σ(sharpness · (its reward - the other's)).
 
-    Half of the pairs are the same answer with a true value and with a false one: what is true is hard to see for a small
-    model, and the wording of two answers would drown it.
+    Half of the pairs are the same answer with a true value and with a false one: what is true is hard to see for a
+    small model, and the wording of two answers would drown it.
 
     Source: Bradley and Terry 1952, with rewards as log-strengths.
     """

@@ -10,6 +10,7 @@ Forms of records: `hcxjax.data.dialogue_forms.request_of`. They are read anew at
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
@@ -61,8 +62,8 @@ class PromptSet:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
-    def texts(self) -> list[str]:
+    @functools.cached_property
+    def texts(self) -> Sequence[str]:
         """The last request of each."""
         return [messages[-1].content for messages in self.messages]
 

@@ -12,13 +12,13 @@ from hcxjax.checks import number, whole
 from hcxjax.evaluation.answers import AnswerWriter
 from hcxjax.evaluation.pair_accuracy import HostBatch, PairScorer, Rewarding
 from hcxjax.evaluation.preference_floors import preferred
-from hcxjax.mesh import Layout
+from hcxjax.mesh import Layout, unbox
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.scalar import score
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.objectives.reward_card import RewardCard, Scale, fingerprint
 from hcxjax.protocols import Array, Params
-from hcxjax.warm_start import Origin, read_frozen
+from hcxjax.warm_start import Origin, by_path, read_frozen
 
 _log = logging.getLogger(__name__)
 
@@ -123,13 +123,41 @@ class CalibrateReward:
 
         self._scores = jax.jit(scores, out_shardings=layout.sharding())
         self._written: dict[str, list[Text]] | None = None
+        self._samples = DEMONSTRATIONS
         if self.policy is not None:
-            origin = Origin.parse(self.policy)
+            self._samples = self._checked_policy(self.policy)
+            self._prepare_prompts()
+
+    @property
+    def _language_model(self) -> LanguageModel:
+        return LanguageModel(self.policy_model or self.objective.model)
+
+    def _checked_policy(self, policy: str) -> str:
+        """FOLDER@STEP of the policy. A mistake is to be found now and not when the reward model is trained."""
+        try:
+            origin = Origin.parse(policy)
             self.held_out.check_policy(origin.folder)
-            step, _ = origin.stored()
-            self._samples = f"{origin.folder}@{step}"
-        else:
-            self._samples = DEMONSTRATIONS
+            step, there = origin.stored()
+        except ValueError as error:
+            raise ValueError(f"CalibrateReward.policy (CARD_POLICY): {error}") from error
+        wanted = by_path(unbox(jax.eval_shape(self._language_model.init, jax.random.key(0))))
+        if {name: leaf.shape for name, leaf in wanted.items()} != {name: leaf.shape for name, leaf in there.items()}:
+            raise ValueError(
+                f"CalibrateReward.policy (CARD_POLICY): the weights of {policy} have other sizes than "
+                "CalibrateReward.policy_model, which is the reward model's where it is None"
+            )
+        return f"{origin.folder}@{step}"
+
+    def _prepare_prompts(self) -> None:
+        """Chooses the prompts and sees that answers to them fit."""
+        assert self.prompts is not None
+        asked = self.prompts.load("train")
+        self._asked: dict[str, list[Sequence[int]]] = {name: [] for name in sorted(set(asked.sources))}
+        for tokens, name in zip(asked.tokens, asked.sources, strict=True):
+            if len(self._asked[name]) < self.count:
+                self._asked[name].append(tokens)
+        prompts = [tokens for own in self._asked.values() for tokens in own]
+        self._write = AnswerWriter(self._language_model, prompts, asked.stop_ids, self.new_tokens, self.temperature)
 
     def evaluate(self, params: Params, step: int) -> dict[str, float]:
         """`eval/reward_card/mean`, `.../std`, `.../count` and `.../accuracy`; nothing before the first update."""
@@ -206,16 +234,10 @@ class CalibrateReward:
 
     def _answers(self) -> dict[str, list[Text]]:
         """Answers of the policy, which is read, asked and let go of."""
-        assert self.policy is not None and self.prompts is not None
-        asked = self.prompts.load("train")
-        places: dict[str, list[int]] = {name: [] for name in sorted(set(asked.sources))}
-        for place, name in enumerate(asked.sources):
-            places[name] += [place] * (len(places[name]) < self.count)
-        tokens = [asked.tokens[place] for own in places.values() for place in own]
-        language_model = LanguageModel(self.policy_model or self.objective.model)
-        write = AnswerWriter(language_model, tokens, asked.stop_ids, self.new_tokens, self.temperature)
-        answers = iter(write(read_frozen(language_model.init, self.policy, self._layout)))
-        return {name: [[*asked.tokens[place], *next(answers).tokens] for place in own] for name, own in places.items()}
+        assert self.policy is not None
+        answers = iter(self._write(read_frozen(self._language_model.init, self.policy, self._layout)))
+        del self._write
+        return {name: [[*tokens, *next(answers).tokens] for tokens in own] for name, own in self._asked.items()}
 
     def _scored(self, params: Params, texts: list[Text], longest: int) -> np.ndarray:
         """The score of each text at its last token."""

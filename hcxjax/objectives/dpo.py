@@ -98,9 +98,9 @@ class DPO:
 
 
 def _answer_logprobs(decoder: Decoder, both: Texts, chunk: int | None) -> Array:
-    """logprob_B: a text's tokens are the targets of those before them; the first has none before it."""
+    """logprob_B: a text's tokens are the targets of those before them; the first, a prompt's, is the target of none."""
     x_BTD = decoder.hidden(both.tokens_BT, both.segment_ids_BT, both.positions_BT)
     targets_BT = jnp.roll(both.tokens_BT, -1, axis=1)
-    answer_BT = jnp.roll(both.answer_BT, -1, axis=1).at[:, -1].set(False)
+    answer_BT = jnp.roll(both.answer_BT, -1, axis=1)
     scores = token_logprobs(decoder, x_BTD, targets_BT, chunk=chunk)
     return jnp.sum(scores.logprob_BT * answer_BT, axis=1)

@@ -145,6 +145,20 @@ def test_a_source_of_one_answer_has_no_scale_of_its_own(calibrated, held_out, pa
     assert list(RewardCard.read(str(tmp_path)).sources) == ["chat"]
 
 
+def test_a_policy_that_cannot_answer_is_told_before_the_run(tiny, calibrated, params, tmp_path):
+    reader = SimpleNamespace(load=lambda split: SimpleNamespace(tokens=[(1, 2, 3)], sources=["ko"], stop_ids=(5,)))
+    with pytest.raises(ValueError, match=rf"CARD_POLICY\): {tmp_path}/none has no checkpoint"):
+        calibrated(params, 0, policy=f"{tmp_path}/none", prompts=reader)
+    checkpoints = CheckpointFolder(tmp_path / "sft" / "checkpoints", KeepPolicy())
+    checkpoints.save(3, {"state": {"params": params["decoder"]}}, None)
+    checkpoints.close()
+    other = {"policy": f"{tmp_path}/sft", "prompts": reader}
+    with pytest.raises(ValueError, match=r"sft have other sizes than CalibrateReward\.policy_model"):
+        calibrated(params, 0, policy_model=dataclasses.replace(tiny, mlp_dim=48), **other)
+    with pytest.raises(ValueError, match=r"the longest prompt has 3 tokens and an answer up to 30 \(new_tokens\)"):
+        calibrated(params, 0, new_tokens=30, **other)
+
+
 def test_a_policy_needs_prompts(calibrated, params):
     with pytest.raises(
         ValueError, match=r"CalibrateReward\.policy is 'runs/sft', but CalibrateReward\.prompts is None"

@@ -12,6 +12,7 @@ from hcxjax.checks import number, whole
 from hcxjax.models.config import MATRICES, DecoderConfig
 from hcxjax.models.likelihood import TokenScores
 from hcxjax.models.low_rank import LowRankWeight, merged, thin_pair
+from hcxjax.partition import covers
 from hcxjax.protocols import Array, Batch, Metrics, Params
 
 
@@ -100,7 +101,10 @@ class LoRA:
                 node = node[step]
 
     def base(self, params: Params) -> Params:
-        """The objective's parameters as they are without the adapter: where the policy of reinforcement began."""
+        """The objective's parameters without the adapter.
+
+        An update does not donate what is frozen: whoever is given it may keep it. What `also` names is donated.
+        """
         return params["base"]
 
     def placed(self, params: Params) -> Params:
@@ -160,7 +164,7 @@ class LoRA:
         return 6.0 * _numbers(shapes["adapter"]) - 2.0 * _numbers(frozen)
 
     def _trains(self, path: tuple[str, ...]) -> bool:
-        return any(path[: len(steps)] == steps for steps in (tuple(p.strip("/").split("/")) for p in self.also))
+        return any(covers(prefix.strip("/"), "/".join(path)) for prefix in self.also)
 
 
 def _targets(tree: Mapping[str, Any], names, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

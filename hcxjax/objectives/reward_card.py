@@ -126,6 +126,13 @@ class RewardCard:
                 "let that run train on (STEPS), which writes a card of its last weights"
             )
 
+    def scale(self, source: str | None = None) -> Scale:
+        """Of one source's prompts, or of all samples. ValueError where the card does not know the source."""
+        if source is not None and source not in self.sources:
+            known = ", ".join(self.sources) or "none"
+            raise ValueError(f"{Path(self.folder) / FILE} knows no source {source!r}; it knows {known}")
+        return self._whole if source is None else self.sources[source]
+
     def normalised(self, score_B: Array | np.ndarray, source: str | None = None) -> Array:
         """reward_B, float32: clip((score − mean) / std, −clip, clip).
 
@@ -134,10 +141,7 @@ class RewardCard:
         Raises:
           ValueError: the card does not know the source.
         """
-        if source is not None and source not in self.sources:
-            known = ", ".join(self.sources) or "none"
-            raise ValueError(f"{Path(self.folder) / FILE} knows no source {source!r}; it knows {known}")
-        scale = self._whole if source is None else self.sources[source]
+        scale = self.scale(source)
         reward_B = (jnp.asarray(score_B, jnp.float32) - scale.mean) / scale.std
         return jnp.clip(reward_B, -self.clip, self.clip)
 

@@ -37,6 +37,10 @@ class Judge(Protocol):
         """reward_B: the scores on the scale that the policy learns from; `sources` are those of the prompts."""
         ...
 
+    def scales(self, sources: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(mean_B, std_B) that take raw scores to that scale; 0 and 1 where they are on it."""
+        ...
+
 
 class Reference:
     """What the policy shall not go far from.
@@ -100,14 +104,25 @@ class Reward:
         reward_B = np.zeros(len(score_B), np.float32)
         for source in sorted(set(sources)):
             here_B = np.array([name == source for name in sources])
-            known = source if source in self.card.sources else None
-            if known is None and source not in self._unknown:
-                self._unknown.add(source)
-                _log.warning(
-                    "the reward model's card has no scale of its own for prompts of %s; that of all is taken", source
-                )
-            reward_B[here_B] = np.asarray(self.card.normalised(jnp.asarray(score_B[here_B]), known))
+            reward_B[here_B] = np.asarray(self.card.normalised(jnp.asarray(score_B[here_B]), self._known(source)))
         return reward_B
+
+    def scales(self, sources: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(mean_B, std_B) of the card for prompts of these sources."""
+        scales = {name: self.card.scale(self._known(name)) for name in set(sources)}
+        mean_B, std_B = np.array([[scales[name].mean, scales[name].std] for name in sources], np.float32).T
+        return mean_B, std_B
+
+    def _known(self, source: str) -> str | None:
+        """The source, or None where the card has none of this name: that is told once."""
+        if source in self.card.sources:
+            return source
+        if source not in self._unknown:
+            self._unknown.add(source)
+            _log.warning(
+                "the reward model's card has no scale of its own for prompts of %s; that of all is taken", source
+            )
+        return None
 
 
 def _placed(arrays: Mapping[str, np.ndarray], layout: Layout) -> Batch:

@@ -150,11 +150,11 @@ class Rollouts:
         self._engine_places, self._reference_places = map(self._decoder_places, (engine_place, reference_place))
         reference = Reference(self.objective, reference_place)
         self._reference = None if self.reference is None else reference.read(self.reference, vocabulary)
-        reward = self._judge_of_answers(vocabulary, reward_place)
+        self._judge_of_answers = self._opened_judge(vocabulary, reward_place)
         self._player = Player(
             self.objective.model,
             reference,
-            reward,
+            self._judge_of_answers,
             width=self.width,
             new_tokens=self.new_tokens,
             temperature=self.objective.temperature,
@@ -177,11 +177,11 @@ class Rollouts:
         self._fingerprints = {
             "tokenizer": fingerprint(vocabulary.fingerprint),
             "prompts": self._prompts.fingerprint,
-            "reward_weights": fingerprint(reward.fingerprint),
+            "reward_weights": fingerprint(self._judge_of_answers.fingerprint),
         }
         _log.info("%d prompts, %d a rollout, %d updates each", len(self._prompts), self.episodes, self.deal.hands)
 
-    def _judge_of_answers(self, vocabulary: Vocabulary, layout: Layout) -> Judge:
+    def _opened_judge(self, vocabulary: Vocabulary, layout: Layout) -> Judge:
         if not isinstance(self.reward, str):
             return self.reward
         return Reward(self.reward_model or self.objective.critic, self.reward, vocabulary, layout)
@@ -291,7 +291,8 @@ class Rollouts:
         """What policy and critic say of the episodes now, some rows at a time."""
         judged = _nothing(self.episodes, self.width)
         for start in range(0, self.episodes, self._rows):
-            batch = self._episodes.rows(start, start + self._rows).batch()
+            episodes = self._episodes.rows(start, start + self._rows)
+            batch = episodes.batch() | self._critic_scale(episodes)
             placed = self._layout.shard_batch(
                 lambda first, last, batch=batch: {name: rows[first:last] for name, rows in batch.items()}, self._rows
             )
@@ -301,7 +302,15 @@ class Rollouts:
 
     def _learn(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         stop_ids = self._prompts.stop_ids
-        return self.lessons.learn(self._episodes, self._judgement, stop_ids, self._update, self._beta)
+        lesson, told = self.lessons.learn(self._episodes, self._judgement, stop_ids, self._update, self._beta)
+        return lesson | self._critic_scale(self._episodes), told
+
+    def _critic_scale(self, episodes: Episodes) -> dict[str, np.ndarray]:
+        """What takes the critic, which was the reward model, to the scale of the rewards."""
+        mean_B, std_B = self._judge_of_answers.scales(
+            [self._prompts.sources[number] for number in episodes.prompt_B.tolist()]
+        )
+        return {"critic_mean_B": mean_B, "critic_std_B": std_B}
 
     def _warn(self, told: dict[str, float]) -> None:
         if told["objective/kl"] < LEAST_KL:

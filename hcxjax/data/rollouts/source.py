@@ -307,9 +307,8 @@ class Rollouts:
 
     def _critic_scale(self, episodes: Episodes) -> dict[str, np.ndarray]:
         """What takes the critic, which was the reward model, to the scale of the rewards."""
-        mean_B, std_B = self._judge_of_answers.scales(
-            [self._prompts.sources[number] for number in episodes.prompt_B.tolist()]
-        )
+        sources = self._prompts.sources
+        mean_B, std_B = self._judge_of_answers.scales([str(sources[number]) for number in episodes.prompt_B])
         return {"critic_mean_B": mean_B, "critic_std_B": std_B}
 
     def _warn(self, told: dict[str, float]) -> None:

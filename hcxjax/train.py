@@ -355,6 +355,9 @@ class UpdateLog:
         (step, metrics, flops, measures), self._pending = self._pending, None
         fetched = jax.device_get(metrics).items()
         values = {name: _value(metric) for name, metric in fetched if not _empty(metric)}
+        if values.get("skip", 0.0) > 0:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
+            _log.warning("step %d: the objective had its batch skipped, which left all as it was: %s", step, told)
         self._clock.update_done(values["weight"])
         named = {f"train/{name}": value for name, value in values.items()}
         self.tell(step, named | self._clock.metrics(flops) | dict(measures))

@@ -196,8 +196,10 @@ def test_spikes_are_skipped_counted_and_in_the_end_too_many(tmp_path):
         train(experiment(tmp_path / "many", spikes=guard, source=Numbers(dict.fromkeys((5, 6, 7), 1e4))))
 
 
-def test_an_objective_may_ask_to_skip_a_batch(tmp_path):
+def test_an_objective_may_ask_to_skip_a_batch_and_what_it_told_is_said(tmp_path, caplog):
     train(experiment(tmp_path, source=Numbers(skips=(2,))))
+    (said,) = [record.message for record in caplog.records if "skipped" in record.message]
+    assert said.startswith("step 3: the objective had its batch skipped") and "largest 3" in said
     assert told(tmp_path, "train/skipped")[3] == 1
     assert told(tmp_path, "train/skipped")[8] == 1
 

@@ -1,5 +1,6 @@
 """The one way into attention: `attention(q, k, v, plan, ...)`; gin names the backend."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 
@@ -34,9 +35,15 @@ def attention(
         raise ValueError(f"num_heads is {heads}; it must be a multiple of num_kv_heads, {kv_heads}")
     if backend == "auto":
         backend = "xla"
-        _log.info("attention backend on %s: %s", jax.default_backend(), backend)
+        _tell(jax.default_backend(), backend)
     if backend not in BACKENDS:
         raise ValueError(
             f"attention backend {backend!r} is unknown; DecoderConfig.attention is one of auto, {', '.join(BACKENDS)}"
         )
     return BACKENDS[backend](q_BTNH, k_BSKH, v_BSKH, plan, scale=scale)
+
+
+@functools.cache
+def _tell(platform: str, backend: str) -> None:
+    """Says once what was chosen, not at every program that is compiled."""
+    _log.info("attention backend on %s: %s", platform, backend)

@@ -94,7 +94,13 @@ def test_a_lag_of_0_is_the_same_run_bit_for_bit(tmp_path, reference, in_turn):
     assert learnt(run(tmp_path, reference, lag=0)) == learnt(in_turn)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lag": 2}, {"adaptive": AdaptiveKL(0.1, 20)}])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param({}, marks=SLOW), {"lag": 2}, pytest.param({"adaptive": AdaptiveKL(0.1, 20)}, marks=SLOW)],
+)
 def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, changes):
     whole = run(tmp_path / "whole", reference, **changes)
     run(tmp_path / "cut", reference, steps=6, save_every=6, **changes)  # in the middle of the second rollout
@@ -106,7 +112,7 @@ def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, cha
         assert len({line["objective/beta"] for line in whole.values() if "objective/beta" in line}) > 1
 
 
-@pytest.mark.parametrize("changes", [{}, {"lag": 0}])
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=SLOW), {"lag": 0}])
 def test_engine_and_reference_on_devices_of_their_own_are_the_same_run(tmp_path, reference, in_turn, changes):
     apart = {"engine_layout": Layout(devices=(2, 3)), "reference_layout": Layout(devices=(5, 6))}
     assert learnt(run(tmp_path, reference, **apart, **changes)) == learnt(in_turn)
@@ -133,10 +139,6 @@ def test_arrival_order_takes_what_is_finished_and_says_that_it_does_not_repeat(t
     assert max(more) == 14
 
 
-def test_an_unlikelihood_of_0_is_plain_ppo(reference):
-    assert "loss/unlikelihood" not in PPO(MODEL, unlikelihood=0.0).__dict__
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -157,6 +159,7 @@ def test_an_episode_longer_than_the_context_is_refused(reference):
         source.start(LAYOUT, None)
 
 
+@SLOW
 def test_an_adapter_s_reference_is_its_base_with_the_adapter_off(tmp_path, reference):
     lora = LoRA(PPO(MODEL, temperature=0.7), rank=2, alpha=4.0, also=("value/head",))
     value = write_weights(tmp_path / "value", first_params(PPO(MODEL))["value"])

@@ -26,6 +26,8 @@ def test_trials_that_go_together_count_less():
     assert share_between(right, groups) == pytest.approx((0.6, *wilson(0.6, 10)))
     within = np.tile([1.0, 0.0], 50)  # half of every prompt: prompts do not differ at all
     assert share_between(within, groups) == pytest.approx((0.5, *wilson(0.5, 10)))
+    evened = np.concatenate([np.arange(10) < wins for wins in (6, 4) * 5]).astype(float)  # more alike than by chance
+    assert share_between(evened, groups) == pytest.approx((0.5, *wilson(0.5, 100)))
     assert share_between(np.ones(100), groups) == pytest.approx((1.0, *wilson(1.0, 10)))
 
 

@@ -103,7 +103,7 @@ def test_floors_and_answers_of_like_length():
     assert found["eval/preference/like_length/low"] < 3.5 / 8 < found["eval/preference/like_length/high"]
     assert "eval/preference/floor/margins" not in found
     assert "eval/preference/floor/bigrams" not in found
-    apart = measured(Given({"chat": [(0, [1, 2, 3], [4], 0.0)]}))
+    apart = measured(Given({"chat": [(0, [1, 2, 3], [4], 0.0), (1, [5] * 9, [6] * 8, 0.0)]}))
     assert apart["eval/preference/like_length/count"] == 0
     assert "eval/preference/like_length/accuracy" not in apart
 

@@ -1,8 +1,9 @@
 """Episodes in the order in which they are finished: a long answer holds nobody up, and no run is like another."""
 
+import collections
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hcxjax.data.rollouts.episodes import Episodes, joined
 from hcxjax.data.rollouts.player import Call, Played, Player
@@ -35,6 +36,7 @@ class ByArrival:
         self._calls: Callable[[int], Call] | None = None
         self._draining, self._closed = False, False
         self._failed: BaseException | None = None
+        self._begun: collections.deque[Call] = collections.deque()
         self._writing: dict[int, tuple[Call, Continuation]] = {}
         self._finished: list[tuple[Episodes, str]] = []
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
@@ -57,10 +59,11 @@ class ByArrival:
     def held(self) -> Held:
         """All that was begun, finished; nothing new begins meanwhile."""
         with self._change:
-            self._draining = bool(self._thread.ident)
-            self._change.notify_all()
-            self._change.wait_for(lambda: not self._draining or self._failed)
+            self._draining = True
+            self._change.wait_for(lambda: not self._going or self._failed)
             self._raise()
+            self._draining = False
+            self._change.notify_all()
             return Held(self._asked, joined(self._ready) if self._ready else None)
 
     def restore(self, update: int, held: Held) -> None:
@@ -94,17 +97,13 @@ class ByArrival:
     def _round(self) -> bool:
         """Begins what may begin, has the engine write, judges what is finished; False at the end."""
         with self._change:
-            self._change.wait_for(lambda: self._closed or self._draining or self._going or self._room)
+            self._change.wait_for(lambda: self._closed or self._going or self._room)
             if self._closed:
                 return False
-            if self._draining and not self._going:
-                self._draining = False
-                self._change.notify_all()
-                return True
             policy, room = self._policy, self._room
-            begun = [self._one(self._asked + number) for number in range(room)]
+            self._begun.extend(self._one(self._asked + number) for number in range(room))
             self._asked, self._going = self._asked + room, self._going + room
-        self._write(policy, begun)
+        self._write(policy)
         judged = self._judge()
         with self._change:
             self._ready += judged
@@ -126,10 +125,11 @@ class ByArrival:
         call, here = self._calls(update), slice(row, row + 1)
         return Call(number, self._version, call.prompts[here], call.numbers[here], call.sources[here])
 
-    def _write(self, policy: Params, begun: Sequence[Call]) -> None:
+    def _write(self, policy: Params) -> None:
         """One round of the engine, under the newest weights."""
         engine = self._player.writer(policy)
-        for call in begun:
+        while self._begun and engine.waiting < engine.settings.queue:
+            call = self._begun.popleft()
             (request,) = self._player.requests(call)
             self._writing[engine.submit(request)] = (call, Continuation())
         for delta in engine.advance():
@@ -141,7 +141,7 @@ class ByArrival:
 
     def _judge(self) -> list[Episodes]:
         """What is finished, once it is enough to be judged together, or nothing else is being written."""
-        if not self._finished or (len(self._finished) < self._player.rows and self._writing):
+        if not self._finished or (len(self._finished) < self._player.rows and (self._writing or self._begun)):
             return []
         some, self._finished = self._finished[: self._player.rows], self._finished[self._player.rows :]
         rows, sources = zip(*some, *[some[0]] * (self._player.rows - len(some)), strict=True)

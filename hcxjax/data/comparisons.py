@@ -2,22 +2,23 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from hcxjax.checks import whole
-from hcxjax.data.ahead import Ahead
 from hcxjax.data.conversation_batches import LengthBatches, halvings, rows_of
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.kept_tokenizer import check_same, keep, kept
 from hcxjax.data.pair_rows import PairBuilder, check_rows
+from hcxjax.data.planned import Planned
 from hcxjax.data.preference_batches import PromptBatches
 from hcxjax.data.preferences import Preferences
 from hcxjax.mesh import Layout
 from hcxjax.objectives.dpo import DPO
-from hcxjax.protocols import Batch, Params, PyTree, Source
+from hcxjax.protocols import Batch, Params, Source
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.warm_start import Origin, read_frozen
 
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
-class Comparisons:
+class Comparisons(Planned):
     """The `Source` of reward models and of DPO; opens nothing until `start`.
 
     Batches are as `hcxjax.objectives.comparisons` says, of rows as long as a bucket.
@@ -42,6 +43,13 @@ class Comparisons:
         its log-probabilities go with every batch. None: they do not, as a reward model needs none.
       objective: whose log-probabilities those are.
     """
+
+    MEANING: ClassVar[Mapping[str, str]] = {
+        "tokenizer": "the tokenizer (Tokenizer.*, or its file)",
+        "comparisons": "the comparisons (Preferences.*, or the files they come from)",
+        "batching": "BATCH_TOKENS, LENGTH, SEED or Comparisons.buckets",
+        "reference": "the reference's checkpoint, which is newer now: name the old one, FOLDER@STEP",
+    }
 
     preferences: Preferences
     batch_tokens: int
@@ -88,15 +96,13 @@ class Comparisons:
         self._builder = PairBuilder(list(stores.values()), vocabulary)
         self._plan = PromptBatches(self._builder.lengths, self._builder.prompts, buckets, rows, (self.seed,))
         self._reference = None if self.reference is None else Reference(self, vocabulary, layout)
-        self._fingerprints = {
+        fingerprints = {
             "tokenizer": fingerprint(vocabulary.fingerprint),
             "comparisons": fingerprint([(name, store.fingerprint) for name, store in stores.items()]),
             "batching": fingerprint(self._settings()),
             "reference": fingerprint(None if self._reference is None else self._reference.step),
         }
-        self._layout = layout
-        self._step = 0
-        self._ahead = Ahead(self._build)
+        self.ready(layout, fingerprints)
         _log.info(
             "%d comparisons of %d prompts in %d batches an epoch, padding %.1f %%",
             *(self._builder.count, self._plan.prompts, self._plan.an_epoch, 100 * self._plan.padding),
@@ -120,40 +126,15 @@ class Comparisons:
                 "a second epoch begins at update %d; one is usual, for comparisons are soon overfitted (STEPS)",
                 step + 1,
             )
-        batch = self._ahead(step)
-        self._step = step + 1
+        batch = super().next(params, step)
         return batch if self._reference is None else self._reference(batch)
 
-    def _build(self, step: int) -> Batch:
+    def build(self, step: int) -> Batch:
+        """The batch of `step`, without the reference's log-probabilities."""
         rows = self._plan.batch(self._batches_before + step)
         return self._layout.shard_batch(
             lambda start, stop: self._builder.build(rows, start, stop), len(rows.conversations)
         )
-
-    def measures(self) -> dict[str, float]:
-        """None: the update knows all."""
-        return {}
-
-    def get_state(self) -> dict[str, int]:
-        """The next step and what the data is made of; integers alone."""
-        return {"position": self._step, **self._fingerprints}
-
-    def set_state(self, state: PyTree) -> None:
-        """Goes on at the step of `state`.
-
-        Raises:
-          ValueError: `state` belongs to another tokenizer, other comparisons or other batches.
-        """
-        meaning = {
-            "tokenizer": "the tokenizer (Tokenizer.*, or its file)",
-            "comparisons": "the comparisons (Preferences.*, or the files they come from)",
-            "batching": "BATCH_TOKENS, LENGTH, SEED or Comparisons.buckets",
-            "reference": "the reference's checkpoint, which is newer now: name the old one, FOLDER@STEP",
-        }
-        changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
-        if changed:
-            raise ValueError(f"the checkpoint's data is not this run's: what differs is {'; '.join(changed)}")
-        self._step = int(state["position"])
 
     def begin_from(self, folder: str) -> None:
         """ValueError where the weights in `folder` were trained with another tokenizer."""
@@ -162,11 +143,6 @@ class Comparisons:
     def vocabulary(self, known: int) -> Vocabulary:
         """The vocabulary that the run's checkpoint was trained with (`kept_tokenizer.kept`)."""
         return kept(self.run_dir or self.preferences.directory, known)
-
-    def close(self) -> None:
-        """Ends the thread that builds ahead."""
-        if hasattr(self, "_ahead"):
-            self._ahead.close()
 
 
 @dataclasses.dataclass(frozen=True)

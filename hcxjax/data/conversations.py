@@ -2,12 +2,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from hcxjax.checks import whole
-from hcxjax.data.ahead import Ahead
 from hcxjax.data.conversation_batches import (
     Batches,
     LengthBatches,
@@ -21,8 +21,9 @@ from hcxjax.data.dialogues import Dialogues
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.kept_tokenizer import check_same, keep, kept
 from hcxjax.data.packing import empty_row
+from hcxjax.data.planned import Planned
 from hcxjax.mesh import Layout
-from hcxjax.protocols import Batch, Params, PyTree, Source
+from hcxjax.protocols import Batch, Params, Source
 from hcxjax.text.rendering import Rendered
 from hcxjax.text.vocabulary import Vocabulary
 
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
-class Conversations:
+class Conversations(Planned):
     """The `Source` of supervised fine-tuning; opens nothing until `start`.
 
     Attributes:
@@ -43,6 +44,12 @@ class Conversations:
       run_dir: where a copy of the vocabulary is kept as `tokenizer/`, for those who read the run's checkpoints; None
         keeps none.
     """
+
+    MEANING: ClassVar[Mapping[str, str]] = {
+        "tokenizer": "the tokenizer (Tokenizer.*, or its file)",
+        "conversations": "the conversations (Dialogues.*, or the files they come from)",
+        "batching": "BATCH_TOKENS, LENGTH, SEED, PACKING or Conversations.buckets",
+    }
 
     dialogues: Dialogues
     batch_tokens: int
@@ -84,14 +91,12 @@ class Conversations:
         stores = self.dialogues.stores("train")
         self._builder = RowBuilder(list(stores.values()), vocabulary)
         self._plan = self._planned(rows)
-        self._fingerprints = {
+        fingerprints = {
             "tokenizer": fingerprint(vocabulary.fingerprint),
             "conversations": fingerprint([(name, store.fingerprint) for name, store in stores.items()]),
             "batching": fingerprint(self._settings()),
         }
-        self._layout = layout
-        self._step = 0
-        self._ahead = Ahead(self._build)
+        self.ready(layout, fingerprints)
         _log.info(
             "%d conversations in %.1f batches an epoch, padding %.1f %%",
             *(self._builder.count, self._plan.an_epoch, 100 * self._plan.padding),
@@ -114,41 +119,12 @@ class Conversations:
         """Which conversations make up which batch; there once started."""
         return self._plan
 
-    def next(self, params: Params, step: int) -> Batch:
-        """The batch of `step`; the one after it is built meanwhile."""
-        batch = self._ahead(step)
-        self._step = step + 1
-        return batch
-
-    def _build(self, step: int) -> Batch:
+    def build(self, step: int) -> Batch:
+        """The batch of `step`."""
         rows = self._plan.batch(self._batches_before + step)
         return self._layout.shard_batch(
             lambda start, stop: self._builder.build(rows, start, stop), len(rows.conversations)
         )
-
-    def measures(self) -> dict[str, float]:
-        """None: the update knows all."""
-        return {}
-
-    def get_state(self) -> dict[str, int]:
-        """The next step and what the data is made of; integers alone."""
-        return {"position": self._step, **self._fingerprints}
-
-    def set_state(self, state: PyTree) -> None:
-        """Goes on at the step of `state`.
-
-        Raises:
-          ValueError: `state` belongs to another tokenizer, other conversations or other batches.
-        """
-        meaning = {
-            "tokenizer": "the tokenizer (Tokenizer.*, or its file)",
-            "conversations": "the conversations (Dialogues.*, or the files they come from)",
-            "batching": "BATCH_TOKENS, LENGTH, SEED, PACKING or Conversations.buckets",
-        }
-        changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
-        if changed:
-            raise ValueError(f"the checkpoint's data is not this run's: what differs is {'; '.join(changed)}")
-        self._step = int(state["position"])
 
     def begin_from(self, folder: str) -> None:
         """ValueError where the weights in `folder` were trained with another tokenizer."""
@@ -157,11 +133,6 @@ class Conversations:
     def vocabulary(self, known: int) -> Vocabulary:
         """The vocabulary that the run's checkpoint was trained with (`kept_tokenizer.kept`)."""
         return kept(self.run_dir or self.dialogues.directory, known)
-
-    def close(self) -> None:
-        """Ends the thread that builds ahead."""
-        if hasattr(self, "_ahead"):
-            self._ahead.close()
 
 
 @dataclasses.dataclass(frozen=True)

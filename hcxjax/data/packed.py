@@ -3,24 +3,25 @@
 import dataclasses
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 
 from hcxjax.checks import whole
-from hcxjax.data.ahead import Ahead
 from hcxjax.data.corpus import Corpus
 from hcxjax.data.epochs import Epochs
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.kept_tokenizer import check_same, keep, kept
 from hcxjax.data.mixing import Balance, deal, shares
 from hcxjax.data.packing import Infilling, RowBuilder
+from hcxjax.data.planned import Planned
 from hcxjax.mesh import Layout
-from hcxjax.protocols import Batch, Params, PyTree, Source
+from hcxjax.protocols import Batch, Params, Source
 from hcxjax.text.vocabulary import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, Vocabulary
 
 
 @dataclasses.dataclass
-class PackedTokens:
+class PackedTokens(Planned):
     """The `Source` of pretraining; opens nothing until `start`.
 
     Attributes:
@@ -34,6 +35,12 @@ class PackedTokens:
       run_dir: where a copy of the vocabulary is kept as `tokenizer/`, for those who read the run's checkpoints; None
         keeps none.
     """
+
+    MEANING: ClassVar[Mapping[str, str]] = {
+        "tokenizer": "the tokenizer (Tokenizer.*, or the model file)",
+        "corpus": "the documents (Corpus.*, or the files they come from)",
+        "packing": "rates, LENGTH, BATCH, SEED or Infilling.*",
+    }
 
     corpus: Corpus
     length: int
@@ -78,14 +85,12 @@ class PackedTokens:
         ]
         share = self.infilling.suffix_first_share
         self._builders = [RowBuilder(store, vocabulary, share) for store in stores.values()]
-        self._fingerprints = {
+        fingerprints = {
             "tokenizer": fingerprint(vocabulary.fingerprint),
             "corpus": fingerprint([(name, store.fingerprint) for name, store in stores.items()]),
             "packing": self._packing_fingerprint(),
         }
-        self._layout = layout
-        self._step = 0
-        self._ahead = Ahead(self._build)
+        self.ready(layout, fingerprints)
 
     def _check_sentinels(self, vocabulary: Vocabulary) -> None:
         missing = [name for name in (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX) if name not in vocabulary.specials]
@@ -124,39 +129,10 @@ class PackedTokens:
         arrays = {f"{name}_BT": np.stack([row[name] for row in built]) for name in built[0]}
         return {**arrays, "source_B": np.array(sources, np.int32)}
 
-    def next(self, params: Params, step: int) -> Batch:
-        """The batch of `step`; the one after it is built meanwhile."""
-        batch = self._ahead(step)
-        self._step = step + 1
-        return batch
-
-    def _build(self, step: int) -> Batch:
+    def build(self, step: int) -> Batch:
+        """The batch of `step`."""
         first = step * self.batch
         return self._layout.shard_batch(lambda start, stop: self.rows(first + start, first + stop), self.batch)
-
-    def measures(self) -> dict[str, float]:
-        """None: the update knows all."""
-        return {}
-
-    def get_state(self) -> dict[str, int]:
-        """The next step and what the data is made of; integers alone."""
-        return {"position": self._step, **self._fingerprints}
-
-    def set_state(self, state: PyTree) -> None:
-        """Goes on at the step of `state`.
-
-        Raises:
-          ValueError: `state` belongs to another tokenizer, corpus or packing.
-        """
-        meaning = {
-            "tokenizer": "the tokenizer (Tokenizer.*, or the model file)",
-            "corpus": "the documents (Corpus.*, or the files they come from)",
-            "packing": "rates, LENGTH, BATCH, SEED or Infilling.*",
-        }
-        changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
-        if changed:
-            raise ValueError(f"the checkpoint's data is not this run's: what differs is {'; '.join(changed)}")
-        self._step = int(state["position"])
 
     def vocabulary(self, known: int) -> Vocabulary:
         """The vocabulary that the run's checkpoint was trained with, read from `run_dir`.
@@ -171,8 +147,3 @@ class PackedTokens:
     def begin_from(self, folder: str) -> None:
         """ValueError where the weights in `folder` were trained with another tokenizer."""
         check_same(self.corpus.vocabulary(), folder)
-
-    def close(self) -> None:
-        """Ends the thread that builds ahead."""
-        if hasattr(self, "_ahead"):
-            self._ahead.close()

@@ -16,18 +16,28 @@ ASKED = [
     [Message("user", "one?")],
     [Message("user", "two?"), Message("assistant", "yes"), Message("user", "which?")],
 ]
-PROMPTS = PromptSet([(3,), (4, 5)], ASKED, ["a", "b"], [None, None], (STOP,), Words())
+
+
+class Marked(Words):
+    """Stop tokens are specials."""
+
+    def decode(self, ids, *, specials=False):
+        return " ".join("<stop>" if token == STOP else str(token) for token in ids if token != STOP or specials)
+
+
+PROMPTS = PromptSet([(3,), (4, STOP, 5)], ASKED, ["a", "b"], [None, None], (STOP,), Marked())
 ANSWERS = {1: (7, 7, 7, 7, 7, 7), 0: (7, 8, STOP)}
 """By the number of the prompt: one that was cut off, one that stopped."""
+WIDTH = 10
 
 
 def written(folder, episodes):
-    rollout = Episodes.empty(len(ANSWERS), 8)
+    rollout = Episodes.empty(len(ANSWERS), WIDTH)
     for row, (number, tokens) in enumerate(ANSWERS.items()):
         rollout.put(row, PROMPTS.tokens[number], Continuation(list(tokens), [-1.0] * len(tokens)))
         rollout.prompt_B[row], rollout.score_B[row], rollout.version_B[row] = number, row - 0.5, 2
-    nothing_BT = np.zeros((len(ANSWERS), 8), np.float32)
-    rollout.reference_BT[:] = -0.25
+    nothing_BT = np.zeros((len(ANSWERS), WIDTH), np.float32)
+    rollout.tokens_BT[:, -1], rollout.reference_BT[:] = 9, -0.25  # nothing of the padding may be shown
     lesson, _ = Lessons().learn(rollout, Judged(nothing_BT, nothing_BT, nothing_BT), PROMPTS.stop_ids, 3, 0.1)
     RolloutLog(str(folder), episodes, PROMPTS).write(3, rollout, lesson)
     return [json.loads(line) for line in (folder / "rollouts" / "000003.jsonl").read_text().splitlines()]
@@ -37,7 +47,7 @@ def test_an_episode_is_a_line(tmp_path):
     cut, stopped = written(tmp_path, 2)
     np.testing.assert_allclose(cut.pop("repetition"), 1 - 1 / 3, atol=1e-6)
     assert cut == {
-        "prompt": "4 5",
+        "prompt": "4 <stop> 5",
         "messages": [message._asdict() for message in ASKED[1]],
         "answer": "7 7 7 7 7 7",
         "score": -0.5,
@@ -49,7 +59,8 @@ def test_an_episode_is_a_line(tmp_path):
         "version": 2,
     }
     assert stopped["messages"] == [{"role": "user", "content": "one?"}]
-    assert (stopped["stopped"], stopped["source"], stopped["length"], stopped["kl"]) == (True, "a", 3, 0.75)
+    told = [stopped[name] for name in ("prompt", "answer", "stopped", "source", "length", "kl")]
+    assert told == ["3", "7 8", True, "a", 3, 0.75]
 
 
 def test_the_first_episodes_alone_are_written(tmp_path):

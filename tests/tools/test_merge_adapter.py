@@ -93,6 +93,7 @@ def test_it_learns_and_is_measured_with_its_adapter(tuned):
     assert measured(tuned)[4] < measured(tuned)[0] - 0.01
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_the_same_bit_for_bit(base, tuned, tmp_path):
     run = shutil.copytree(tuned, tmp_path / "run")
     shutil.copytree(tuned.parent / "data", tmp_path / "data")
@@ -124,6 +125,7 @@ def test_it_opens_with_its_adapter_merged(base, tuned, merged):
     assert open_model(tuned, step=2).step == 2
 
 
+@pytest.mark.slow
 def test_it_is_exported_merged(tuned, merged, tmp_path):
     assert export_hf.main([str(tuned), str(tmp_path / "run")]) == 0
     assert export_hf.main([str(merged), str(tmp_path / "model")]) == 0
@@ -133,6 +135,7 @@ def test_it_is_exported_merged(tuned, merged, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, params, whole)
 
 
+@pytest.mark.slow
 def test_the_next_stage_starts_from_the_model_that_was_made(tuned, merged, tmp_path, capsys):
     """As its own model.gin says; what held-out answers lose before the first update is what they lost at the end."""
     names = {path.name for path in merged.iterdir()}
@@ -192,6 +195,7 @@ def save(folder, tree) -> None:
     checkpoint.close()
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_merged_with_the_head_that_it_trained(tiny, written, tmp_path):
     lora = LoRA(PairwiseReward(tiny), 2, 3.0, also=("head",))
     run, expected = written(lora, {"base/decoder": tmp_path / "sft"})
@@ -204,6 +208,7 @@ def test_a_reward_model_is_merged_with_the_head_that_it_trained(tiny, written, t
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_policy_is_taken_out_of_what_was_trained_with_it(tiny, written, tmp_path):
     lora = LoRA(PPO(tiny), 2, 3.0)
     run, expected = written(lora, {"base/policy": tmp_path / "sft", "base/value": tmp_path / "reward"})

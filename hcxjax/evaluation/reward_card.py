@@ -1,8 +1,9 @@
 """Writes the card of a reward model once it is trained: on what scale its scores are, and how often it is right."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -65,6 +66,14 @@ class PromptReader(Protocol):
     def load(self, split: str) -> Asked: ...
 
 
+@functools.lru_cache(maxsize=4)
+def _compiled_scores(model: DecoderConfig, layout: Layout) -> Callable[[Params, Mapping[str, Array]], Array]:
+    def scores(params: Params, batch: Mapping[str, Array]) -> Array:
+        return score(model, params, **batch)
+
+    return jax.jit(scores, out_shardings=layout.sharding())
+
+
 @dataclasses.dataclass
 class CalibrateReward:
     """Scores answers and keeps their mean and deviation, by source too, in `reward_card.json` beside the weights.
@@ -116,12 +125,7 @@ class CalibrateReward:
         self._layout, self._run_dir = layout, run_dir
         self._comparisons = self.held_out.load(layout)
         self._pairs = PairScorer(self.objective, layout)
-        model = self.objective.model
-
-        def scores(params: Params, batch: Mapping[str, Array]) -> Array:
-            return score(model, params, **batch)
-
-        self._scores = jax.jit(scores, out_shardings=layout.sharding())
+        self._scores = _compiled_scores(self.objective.model, layout)
         self._written: dict[str, list[Text]] | None = None
         self._samples = DEMONSTRATIONS
         if self.policy is not None:

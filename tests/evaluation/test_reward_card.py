@@ -15,7 +15,6 @@ from hcxjax.evaluation.pair_accuracy import compiled_rewards
 from hcxjax.evaluation.reward_card import CalibrateReward
 from hcxjax.mesh import Layout
 from hcxjax.models.scalar import score
-from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.objectives.reward_card import FILE, RewardCard
 from hcxjax.objectives.reward_model import PairwiseReward
 
@@ -109,7 +108,14 @@ def test_scores_without_a_scale_are_told_and_do_not_end_the_run(calibrated, para
     assert not (tmp_path / FILE).exists()
 
 
-def test_a_policy_s_answers_are_scored_by_source(calibrated, tiny, params, held_out, tmp_path):
+def test_a_policy_s_answers_are_scored_by_source(calibrated, tiny, params, held_out, tmp_path, monkeypatch):
+    written, write = [], AnswerWriter.__call__
+
+    def noted(self, policy):
+        written.append((policy, write(self, policy)))
+        return written[-1][1]
+
+    monkeypatch.setattr(AnswerWriter, "__call__", noted)
     folder = tmp_path / "sft"
     checkpoints = CheckpointFolder(folder / "checkpoints", KeepPolicy())
     checkpoints.save(3, {"state": {"params": params["decoder"]}}, None)
@@ -124,11 +130,11 @@ def test_a_policy_s_answers_are_scored_by_source(calibrated, tiny, params, held_
     assert {name: scale.count for name, scale in card.sources.items()} == {"en": 2, "ko": 2}
     assert held_out.checked == [str(folder)]
 
-    writer = AnswerWriter(LanguageModel(tiny), [prompts[1], prompts[4], prompts[0], prompts[2]], asked.stop_ids, 8, 1.0)
-    with Layout().active():
-        answers = writer(jax.device_put(params["decoder"], Layout().sharding()))
-    texts = [[*prompts[at], *answer.tokens] for at, answer in zip((1, 4, 0, 2), answers, strict=True)]
-    assert any(answer.finish == "stop" for answer in answers)
+    ((policy_params, said),) = written
+    texts = [[*prompts[at], *answer.tokens] for at, answer in zip((1, 4, 0, 2), said, strict=True)]
+    assert all(map(np.array_equal, jax.tree.leaves(policy_params), jax.tree.leaves(params["decoder"])))
+    assert any(answer.finish == "stop" for answer in said)
+    assert all(answer.tokens for answer in said)
     scores = np.array([alone(tiny, params, text) for text in texts])
     assert (card.mean, card.std) == pytest.approx((scores.mean(), scores.std()), abs=1e-4)
     assert card.sources["en"].mean == pytest.approx(scores[:2].mean(), abs=1e-4)

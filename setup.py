@@ -50,6 +50,7 @@ setup(
         # Peers of tools/tokenizer_report.py, and the English word list that gin/tokenizers/hcxjax-100k.gin names.
         "tokenizer": ["tokenizers>=0.21", "tiktoken>=0.9", "symspellpy>=6.9", "matplotlib>=3.8"],
         # Peers that tools/bench.py times beside our own; CPU builds of torch are enough.
-        "bench": ["torch>=2.5", "transformers>=4.50"],
+        # TRL 1.12.0 is the last that has a PPO with a critic; torch 2.13.0 is what it was measured with.
+        "bench": ["torch==2.13.0", "transformers>=5.0", "trl==1.12.0", "requests>=2.32"],
     },
 )

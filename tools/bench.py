@@ -5,10 +5,13 @@ python -m tools.bench train --size 8m --rounds 5 --json bench.json
 python -m tools.bench data                        the reader of packed rows against what the model takes in
 python -m tools.bench generate                    the engine against transformers' generate, requests of all lengths
 python -m tools.bench int8 --model runs/quickstart --text held_out.jsonl        what int8 costs in quality
+python -m tools.bench ppo                         rollouts and updates of PPO against TRL's PPOTrainer
+python -m tools.bench ppo --asynchronous          rollouts that run ahead against taking turns, skewed lengths
+python -m tools.bench ppo --unlikelihood          what unlikelihood adds to an update
 
-`train` and `generate` need the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each side
-runs in a process of its own, turn by turn: memory is its own, and a noisy minute hits both. The median of the rounds
-counts.
+`train`, `generate` and `ppo` need the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each
+side runs in a process of its own, turn by turn: memory is its own, and a noisy minute hits both. The median of the
+rounds counts.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench_engine import add_generate, add_int8
+from tools.bench_ppo import add_ppo
 
 SIZES = {
     "quickstart": [],
@@ -67,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     data.set_defaults(run=bench_data)
     add_generate(commands)
     add_int8(commands)
+    add_ppo(commands)
     return arguments
 
 

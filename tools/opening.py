@@ -140,7 +140,7 @@ def _open_run(run: Path, layout: Layout, step: int | None) -> _Opened:
 
 def owner_of(source: KnowsVocabulary) -> Any:
     """What a source reads: a corpus, dialogues, preferences or prompts; it names the tokenizer, and may name a form."""
-    owners = (getattr(source, name, None) for name in ("corpus", "dialogues", "preferences", "prompts"))
+    owners = (getattr(source, name, None) for name in ("dialogues", "preferences", "prompts", "corpus"))
     return next(owner for owner in owners if owner is not None)
 
 

@@ -1,5 +1,6 @@
 """What sources share whose batches are functions of the step: the next is built ahead, the state is integers."""
 
+import abc
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ from hcxjax.mesh import Layout
 from hcxjax.protocols import Batch, Params, PyTree
 
 
-class Planned:
+class Planned(abc.ABC):
     """Part of a `Source`; the rest plans batches and builds them."""
 
     MEANING: ClassVar[Mapping[str, str]]
@@ -24,9 +25,9 @@ class Planned:
         self._layout, self._fingerprints, self._step = layout, dict(fingerprints), 0
         self._ahead = Ahead(self.build)
 
+    @abc.abstractmethod
     def build(self, step: int) -> Batch:
         """The batch of `step`."""
-        raise NotImplementedError
 
     def next(self, params: Params, step: int) -> Batch:
         """The batch of `step`; the one after it is built meanwhile."""

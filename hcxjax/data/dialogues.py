@@ -11,29 +11,23 @@ Forms of records: `hcxjax.data.dialogue_forms`. Nothing here needs TensorFlow.
 """
 
 import dataclasses
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
-from hcxjax.data.chat_sources import ChatSources
+from hcxjax.data.chat_stores import ChatStores
 from hcxjax.data.conversation_store import FORMAT, ConversationStore, Kept, write
 from hcxjax.data.dialogue_forms import DialogueError, dialogue_of
-from hcxjax.data.hashing import fingerprint
-from hcxjax.data.publishing import publish
 from hcxjax.data.readers import Skips
 from hcxjax.data.records import Record
-from hcxjax.data.sources import SPLITS, held_out
+from hcxjax.data.sources import held_out
 from hcxjax.text.rendering import LEAST_TARGETS, render_within, unseen_reasoning
 from hcxjax.text.templates import Message, Template
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.world import World
 
-_log = logging.getLogger(__name__)
-
 
 @dataclasses.dataclass(frozen=True)
-class Dialogues(ChatSources):
+class Dialogues(ChatStores[ConversationStore, Kept]):
     """Named sources of dialogues and where they are kept once rendered; touches no file until it is asked for them.
 
     Attributes:
@@ -44,64 +38,26 @@ class Dialogues(ChatSources):
       max_dialogues: records read of each source; None reads all, which the small world does not allow.
     """
 
+    KIND: ClassVar[str] = "conversation"
+    FOLDER: ClassVar[str] = "conversations"
     ENDLESS: ClassVar[tuple[str, ...]] = ("world", "instructions")
     MOST: ClassVar[str] = "max_dialogues"
 
     max_dialogues: int | None = None
 
-    def stores(self, split: str) -> dict[str, ConversationStore]:
-        """The conversations of each source, rendered on first use.
+    def _open(self, folder: str, held_out: bool) -> ConversationStore:
+        return ConversationStore.open(folder, held_out)
 
-        Args:
-          split: "train" or "validation".
-        Raises:
-          ValueError: a source has no conversation to train on, or its store was damaged.
-        """
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r} is unknown; it must be one of {SPLITS}")
-        self.check()
-        vocabulary = self.vocabulary()
-        return {
-            name: ConversationStore.open(self._written(name, vocabulary), split == "validation") for name in self.names
-        }
+    def _settings(self) -> list[Any]:
+        return [FORMAT]
 
-    def _written(self, name: str, vocabulary: Vocabulary) -> str:
-        """The folder of a source's store."""
-        template = self.form(vocabulary)
-        settings = [self.length, self.validation_share, self.max_dialogues, self.max_document_bytes, FORMAT]
-        key = fingerprint(self.identity(name), dataclasses.asdict(template), vocabulary.fingerprint, settings)
-        folder = os.path.join(self.directory, "conversations", f"{name}-{key:016x}")
-        publish(folder, lambda temporary: self._write(name, temporary, template, vocabulary))
-        return folder
+    def _save(self, folder: str, entries: Iterable[Kept], about: dict[str, Any]) -> dict[str, Any]:
+        return write(folder, entries, about)
 
-    def _write(self, name: str, folder: str, template: Template, vocabulary: Vocabulary) -> None:
-        skips, cuts = Skips(), Skips()
-        about = {
-            "source": self.sources[name],
-            "template": template.name,
-            "tokenizer": vocabulary.fingerprint,
-            "length": self.length,
-            "left_out": {},
-            "shortened": {},
-        }
+    def _described(self, manifest: dict[str, Any]) -> str:
+        return f"{manifest['conversations']} conversations, {manifest['targets']} tokens to learn"
 
-        def kept() -> Iterator[Kept]:
-            yield from self._render(name, template, vocabulary, skips, cuts)
-            about["left_out"], about["shortened"] = skips.told(), cuts.told()
-
-        manifest = write(folder, kept(), about)
-        left_out = "; ".join(f"{reason} {count}" for reason, (count, _) in about["left_out"].items())
-        _log.info("%s: %d conversations, %d tokens to learn", name, manifest["conversations"], manifest["targets"])
-        for found, what in ((skips, "left out"), (cuts, "shortened")):
-            if found.counts:
-                _log.warning("%s: %s %s", name, what, found.described())
-        if manifest["conversations"] <= manifest["held_out"]:
-            raise ValueError(
-                f"source {name!r} ({self.sources[name]}) has no conversation to train on: {manifest['held_out']} are "
-                f"held out, left out were {left_out or 'none'}; change it in Dialogues.sources"
-            )
-
-    def _render(
+    def _rendered(
         self, name: str, template: Template, vocabulary: Vocabulary, skips: Skips, cuts: Skips
     ) -> Iterator[Kept]:
         for place, record in self._records(name, skips):

@@ -11,27 +11,22 @@ Forms of records: `hcxjax.data.preference_forms`.
 
 import collections
 import dataclasses
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from hcxjax.checks import whole
-from hcxjax.data.chat_sources import ChatSources
+from hcxjax.data.chat_stores import ChatStores
 from hcxjax.data.dialogue_forms import DialogueError
 from hcxjax.data.dialogues import first_request
 from hcxjax.data.hashing import fingerprint
 from hcxjax.data.preference_forms import Comparison, Preference, preference_of
 from hcxjax.data.preference_store import FORMAT, Kept, PreferenceStore, Text, write
-from hcxjax.data.publishing import publish
 from hcxjax.data.readers import Skips
 from hcxjax.data.sources import SPLITS, held_out
 from hcxjax.text.rendering import USER
 from hcxjax.text.templates import ANSWER, Message, Template
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.world import World
-
-_log = logging.getLogger(__name__)
 
 
 class _Given(NamedTuple):
@@ -43,7 +38,7 @@ class _Given(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Preferences(ChatSources):
+class Preferences(ChatStores[PreferenceStore, Kept]):
     """Named sources of comparisons and where they are kept once rendered.
 
     Attributes:
@@ -59,7 +54,8 @@ class Preferences(ChatSources):
       world: whose instructions.
     """
 
-    MOST: ClassVar[str] = "max_records"
+    KIND: ClassVar[str] = "comparison"
+    FOLDER: ClassVar[str] = "preferences"
 
     max_records: int | None = None
     max_comparisons: int | None = None
@@ -72,61 +68,21 @@ class Preferences(ChatSources):
         if self.max_comparisons is not None:
             whole(self, 1, "max_comparisons")
 
-    def stores(self, split: str) -> dict[str, PreferenceStore]:
-        """The comparisons of each source, rendered on first use.
+    def _open(self, folder: str, held_out: bool) -> PreferenceStore:
+        return PreferenceStore.open(folder, held_out)
 
-        Args:
-          split: "train" or "validation".
-        Raises:
-          ValueError: a source has no comparison to train on, or its store was damaged.
-        """
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r} is unknown; it must be one of {SPLITS}")
-        self.check()
-        vocabulary = self.vocabulary()
-        return {
-            name: PreferenceStore.open(self._written(name, vocabulary), split == "validation") for name in self.names
-        }
+    def _settings(self) -> list[Any]:
+        return [self.max_comparisons, self.comparisons, dataclasses.asdict(self.world), FORMAT]
 
-    def _written(self, name: str, vocabulary: Vocabulary) -> str:
-        """The folder of a source's store."""
-        template = self.form(vocabulary)
-        settings = [self.length, self.validation_share, self.max_records, self.max_comparisons, self.max_document_bytes]
-        world = [self.comparisons, dataclasses.asdict(self.world)]
-        key = fingerprint(
-            self.identity(name), dataclasses.asdict(template), vocabulary.fingerprint, settings, world, FORMAT
-        )
-        folder = os.path.join(self.directory, "preferences", f"{name}-{key:016x}")
-        publish(folder, lambda temporary: self._write(name, temporary, template, vocabulary))
-        return folder
+    def _save(self, folder: str, entries: Iterable[Kept], about: dict[str, Any]) -> dict[str, Any]:
+        return write(folder, entries, about)
 
-    def _write(self, name: str, folder: str, template: Template, vocabulary: Vocabulary) -> None:
-        skips, cuts = Skips(), Skips()
-        about = {
-            "source": self.sources[name],
-            "template": template.name,
-            "tokenizer": vocabulary.fingerprint,
-            "length": self.length,
-            "left_out": {},
-            "shortened": {},
-        }
+    def _described(self, manifest: dict[str, Any]) -> str:
+        return f"{manifest['comparisons']} comparisons of {manifest['prompts']} prompts"
 
-        def kept() -> Iterator[Kept]:
-            yield from self._kept(name, template, vocabulary, skips, cuts)
-            about["left_out"], about["shortened"] = skips.told(), cuts.told()
-
-        manifest = write(folder, kept(), about)
-        _log.info("%s: %d comparisons of %d prompts", name, manifest["comparisons"], manifest["prompts"])
-        for found, what in ((skips, "left out"), (cuts, "shortened")):
-            if found.counts:
-                _log.warning("%s: %s %s", name, what, found.described())
-        if manifest["comparisons"] <= manifest["held_out"]:
-            raise ValueError(
-                f"source {name!r} ({self.sources[name]}) has no comparison to train on: {manifest['held_out']} are "
-                f"held out, left out were {skips.described() or 'none'}; change it in Preferences.sources"
-            )
-
-    def _kept(self, name: str, template: Template, vocabulary: Vocabulary, skips: Skips, cuts: Skips) -> Iterator[Kept]:
+    def _rendered(
+        self, name: str, template: Template, vocabulary: Vocabulary, skips: Skips, cuts: Skips
+    ) -> Iterator[Kept]:
         known: collections.Counter[int] = collections.Counter()
         for place, preference, split in self._given(name, skips):
             try:

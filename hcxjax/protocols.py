@@ -41,6 +41,9 @@ class Maximum(NamedTuple):
 
 
 Metrics: TypeAlias = Mapping[str, Mean | Maximum]
+VETO = "skip/"
+"""Begins the name of a `Maximum` by which an objective asks to skip a batch, where it is above 0. The field of the
+objective whose limit the batch was beyond follows."""
 
 
 class Objective(Protocol):

@@ -20,7 +20,7 @@ from hcxjax.mesh import Layout
 from hcxjax.optim import Optimizer, SpikeGuard
 from hcxjax.partition import by_path, checked_prefixes, fingerprint
 from hcxjax.phases import Phase, Phases
-from hcxjax.protocols import Array, Evaluator, Maximum, Mean, Objective, Params, Partial, PyTree, Source
+from hcxjax.protocols import VETO, Array, Evaluator, Maximum, Mean, Objective, Params, Partial, PyTree, Source
 from hcxjax.tracking import Clock, Trace, Tracker
 from hcxjax.update import Recipe, TrainState, abstract_state, compiled_update, initial_state
 from hcxjax.warm_start import WarmStart
@@ -355,9 +355,14 @@ class UpdateLog:
         (step, metrics, flops, measures), self._pending = self._pending, None
         fetched = jax.device_get(metrics).items()
         values = {name: _value(metric) for name, metric in fetched if not _empty(metric)}
-        if values.get("skip", 0.0) > 0:
+        if limits := _vetoes(values):
             told = ", ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
-            _log.warning("step %d: the objective had its batch skipped, which left all as it was: %s", step, told)
+            _log.warning(
+                "step %d: the batch was beyond the objective's %s; it was skipped, which left all as it was: %s",
+                step,
+                limits,
+                told,
+            )
         self._clock.update_done(values["weight"])
         named = {f"train/{name}": value for name, value in values.items()}
         self.tell(step, named | self._clock.metrics(flops) | dict(measures))
@@ -384,10 +389,17 @@ class UpdateLog:
                 "a longer warm-up or float32 (DecoderConfig.dtype) usually helps"
             )
         if values["skipped_in_a_row"] >= experiment.spikes.patience:
+            limits = _vetoes(values)
+            cause = f"the last was beyond the objective's {limits}" if limits else "for spikes of the loss or gradient"
             raise TrainingError(
-                f"step {step}: {values['skipped_in_a_row']:.0f} updates in a row were skipped for spikes of the "
-                f"loss or gradient, SpikeGuard.patience is {experiment.spikes.patience}; {where}"
+                f"step {step}: {values['skipped_in_a_row']:.0f} updates in a row were skipped, {cause}; "
+                f"SpikeGuard.patience is {experiment.spikes.patience}; {where}"
             )
+
+
+def _vetoes(values: Mapping[str, float]) -> str:
+    """Fields of the objective whose limits a batch was beyond; empty: none asked to skip it."""
+    return ", ".join(name.removeprefix(VETO) for name, value in values.items() if name.startswith(VETO) and value > 0)
 
 
 def _empty(metric: Mean | Maximum) -> bool:

@@ -11,7 +11,7 @@ import optax
 from hcxjax.mesh import Layout, constrain, unbox
 from hcxjax.optim import Optimizer, SpikeGuard, SpikeStatistics
 from hcxjax.partition import joined, split
-from hcxjax.protocols import Array, Batch, Maximum, Mean, Metrics, Objective, Params, PyTree
+from hcxjax.protocols import VETO, Array, Batch, Maximum, Mean, Metrics, Objective, Params, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -111,11 +111,12 @@ def compiled_update() -> Callable[[Recipe, TrainState, Batch], tuple[TrainState,
 
 def _veto(metrics: Metrics) -> Array | bool:
     """Does the objective ask to skip this batch?"""
-    if "skip" not in metrics:
-        return False
-    asked = metrics["skip"]
-    assert isinstance(asked, Maximum)
-    return asked.value > 0
+    vetoes = [metric for name, metric in metrics.items() if name.startswith(VETO)]
+    asked: Array | bool = False
+    for metric in vetoes:
+        assert isinstance(metric, Maximum)
+        asked |= metric.value > 0
+    return asked
 
 
 def _gradient(

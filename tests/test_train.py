@@ -27,7 +27,7 @@ class Fit:
 
     def loss(self, params, batch, rng):
         error_B = params["guess"][0] - batch["x_B"]
-        metrics = {"largest": Maximum(jnp.max(batch["x_B"])), "skip": Maximum(jnp.max(batch["skip_B"]))}
+        metrics = {"largest": Maximum(jnp.max(batch["x_B"])), "skip/most_x": Maximum(jnp.max(batch["skip_B"]))}
         metrics["loss"] = Mean(jnp.sum(error_B**2), jnp.float32(len(error_B)))
         return jnp.sum(error_B**2), jnp.float32(len(error_B)), metrics
 
@@ -199,9 +199,11 @@ def test_spikes_are_skipped_counted_and_in_the_end_too_many(tmp_path):
 def test_an_objective_may_ask_to_skip_a_batch_and_what_it_told_is_said(tmp_path, caplog):
     train(experiment(tmp_path, source=Numbers(skips=(2,))))
     (said,) = [record.message for record in caplog.records if "skipped" in record.message]
-    assert said.startswith("step 3: the objective had its batch skipped") and "largest 3" in said
+    assert said.startswith("step 3: the batch was beyond the objective's most_x") and "largest 3" in said
     assert told(tmp_path, "train/skipped")[3] == 1
     assert told(tmp_path, "train/skipped")[8] == 1
+    with pytest.raises(TrainingError, match=r"2 updates in a row were skipped, the last was beyond .* most_x"):
+        train(experiment(tmp_path / "many", source=Numbers(skips=(2, 3)), spikes=SpikeGuard(patience=2)))
 
 
 @pytest.mark.parametrize("last", [3, 8])

@@ -44,7 +44,7 @@ class Line:
             "error": Mean(jnp.sum(batch["weights_B"] * jnp.abs(error_B)), jnp.sum(batch["weights_B"])),
             "worst": Maximum(jnp.max(jnp.abs(error_B))),
             "draw": Mean(jax.random.uniform(rng), 1.0),
-            "skip": Maximum(jnp.max(batch["veto_B"])),
+            "skip/most_veto": Maximum(jnp.max(batch["veto_B"])),
         }
         return jnp.sum(batch["weights_B"] * error_B**2), jnp.sum(batch["weights_B"]), metrics
 

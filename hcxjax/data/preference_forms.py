@@ -77,6 +77,10 @@ def preference_of(record: Mapping[str, Any]) -> Preference:
 def _prompt(record: Mapping[str, Any], present: set[str], before: Sequence[Message]) -> list[Message]:
     """The prompt of a record, whose answers stand alone or after `before`."""
     if before:
+        texts = [message.content.strip() for message in before]
+        for name in sorted(present & {"prompt", "instruction", "system"}):
+            if isinstance(record[name], str) and record[name].strip() not in texts:
+                raise DialogueError(f"{name} beside whole conversations that do not have it")
         return request_of({"messages": [message._asdict() for message in before]})
     if not present & _PROMPTS:
         raise DialogueError("no prompt")
@@ -112,7 +116,9 @@ def _side(given: Any, name: str, alone: bool) -> tuple[list[Message], list[str]]
       alone: the record has no prompt beside them, so a text may be a transcript.
     """
     if isinstance(given, list):
-        if given and all(isinstance(entry, dict) for entry in given):
+        if not given:
+            raise DialogueError(f"{name} has no answer")
+        if all(isinstance(entry, dict) for entry in given):
             *before, last = [_message(entry, name) for entry in given]
             if last.role != ANSWER:
                 raise DialogueError(f"{name} does not end with an answer")

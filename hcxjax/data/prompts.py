@@ -146,7 +146,7 @@ class Prompts(ChatSources):
         if strange := [message.role for message in asked.messages if message.role not in template.turns]:
             return skips.add("a role that the template has not", f"{asked.place}: {strange[0]!r}")
         try:
-            ids = tuple(template.tokens(asked.messages, vocabulary, answer=True))
+            ids = tuple(template.tokens(asked.messages, vocabulary, answer=True, think=False))
         except ValueError as error:
             surrogate = "surrogate" in str(error)
             return skips.add(

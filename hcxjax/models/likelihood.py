@@ -46,7 +46,6 @@ def token_logprobs(
 
     Args:
       chunk: positions whose logits exist at a time (recomputed in the backward pass); None: the whole row.
-        ValueError unless it divides T.
       temperature: divides the logits first.
     """
 
@@ -68,12 +67,10 @@ def token_entropies(decoder: Decoder, x_BTD: Array, *, chunk: int | None = None,
 
 
 def _by_chunks(score: Callable[..., R], chunk: int | None, *columns: Array) -> R:
-    """`score` of all columns, or of some at a time."""
+    """`score` of all columns, or of some at a time; the last may be fewer."""
     length = columns[0].shape[1]
     if chunk is None or chunk >= length:
         return score(*columns)
-    if length % chunk:
-        raise ValueError(f"loss_chunk is {chunk}; it must divide the row length, {length}")
     score = jax.checkpoint(score)
     parts = [score(*(column[:, at : at + chunk] for column in columns)) for at in range(0, length, chunk)]
     return jax.tree.map(lambda *found: jnp.concatenate(found, axis=1), *parts)

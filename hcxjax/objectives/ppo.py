@@ -9,7 +9,7 @@ from hcxjax.checks import number
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.decoder import Decoder, apply
 from hcxjax.models.likelihood import token_entropies, token_logprobs
-from hcxjax.models.scalar import init_scalar, scalars
+from hcxjax.models.scalar import flops_per_token, init_scalar, scalars
 from hcxjax.objectives.clipping import LARGEST_LOG_RATIO, policy_loss, value_loss
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.objectives.unlikelihood import unlikelihood
@@ -44,8 +44,8 @@ class PPO:
       value_coefficient: weight of the values' loss.
       dual_clip: bound of the loss where the advantage is negative (see `policy_loss`); None: no bound.
       unlikelihood: weight α; 0 is plain PPO, bit for bit.
-      most_ratio: a batch whose mean ratio is above this, or below its inverse, is skipped and counted: its episodes
-        were not drawn from anything near the policy.
+      most_ratio: a batch of which a microbatch has a mean ratio above this, or below its inverse, is skipped and
+        counted: its episodes were not drawn from anything near the policy.
       loss_chunk: positions whose logits exist at a time, None for all.
     """
 
@@ -139,14 +139,14 @@ class PPO:
             "policy/ratio_mean": Mean(jnp.sum(ratio_BT * mask_BT), weight),
             "policy/ratio_max": Maximum(jnp.max(ratio_BT * mask_BT)),
             "value/clipfrac": Mean(jnp.sum((jnp.abs(value_BT - value_old_BT) > self.value_clip) * mask_BT), weight),
-            "skip": Maximum(far.astype(jnp.float32)),
+            "skip/most_ratio": Maximum(far.astype(jnp.float32)),
         }
         return total, weight, metrics
 
     def flops(self, batch: Batch) -> float:
         """Model FLOPs of one update on the whole batch: policy and value network."""
         rows, length = batch["tokens_BT"].shape
-        per_token = self.model.flops_per_token(length) + self.critic.flops_per_token(length)
+        per_token = self.model.flops_per_token(length) + flops_per_token(self.critic, length)
         return per_token * rows * length
 
 

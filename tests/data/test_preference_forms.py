@@ -7,6 +7,7 @@ from hcxjax.data.preference_forms import preference_of
 from hcxjax.text.templates import Message
 
 ASK, FIRST, REPLY = Message("user", "why?"), Message("user", "hello"), Message("assistant", "hi")
+OTHER = Message("assistant", "ho")
 
 
 def turns(*messages):
@@ -97,7 +98,16 @@ GOOD = {"prompt": "why?", "chosen": "a", "rejected": "b"}
         (GOOD | {"chosen": [None]}, "chosen is neither a text nor a message"),
         (GOOD | {"chosen": turns(ASK)}, "chosen does not end with an answer"),
         (GOOD | {"chosen": {"role": "user", "content": "a"}}, "chosen is no answer but of role user"),
+        (GOOD | {"rejected": []}, "rejected has no answer"),
         (GOOD | {"margin": "big"}, "margin is no number"),
+        (
+            {
+                "system": "be brief",
+                "chosen": turns(ASK, REPLY),
+                "rejected": turns(ASK, FIRST._replace(role="assistant")),
+            },
+            "system beside whole conversations that do not have it",
+        ),
         ({"chosen": HH + " a", "rejected": HH.replace("hi", "ho") + " b"}, "the two sides have different prompts"),
         ({"prompt": "why?", "responses": ["a", "b"]}, "responses without scores or ranking"),
         ({"prompt": "why?", "responses": ["a", "b"], "scores": [1]}, "no lists of one length"),

@@ -71,12 +71,6 @@ def test_targets_of_weight_zero_are_not_learnt(tiny, random_params, packed):
     assert one[0] == other[0]
 
 
-def test_chunk_that_does_not_divide_the_row(tiny, packed):
-    objective, batch = LanguageModel(tiny, loss_chunk=5), packed(2, 12, tiny.vocab_size)
-    with pytest.raises(ValueError, match=r"loss_chunk is 5; it must divide the row length, 12"):
-        jax.eval_shape(objective.loss, jax.eval_shape(objective.init, jax.random.key(0)), batch, None)
-
-
 def test_init_is_boxed_with_logical_axes_and_its_own_for_every_seed(tiny):
     objective = LanguageModel(tiny)
     boxed = jax.eval_shape(objective.init, jax.random.key(0))

@@ -191,9 +191,17 @@ def test_a_critic_may_have_sizes_of_its_own(tiny):
     batch = batch_of(texts())
     assert jax.eval_shape(objective.values, shapes, batch).shape == (ROWS, WIDTH)
     tokens = ROWS * WIDTH
-    both = tiny.flops_per_token(WIDTH) + smaller.flops_per_token(WIDTH)
+    both = tiny.flops_per_token(WIDTH) + smaller.flops_per_token(WIDTH) - 6 * VOCABULARY * 16  # it makes no logits
     assert objective.flops(batch) == pytest.approx(both * tokens)
-    assert PPO(tiny).flops(batch) == pytest.approx(2 * tiny.flops_per_token(WIDTH) * tokens)
+
+
+def test_the_critic_is_taken_to_the_scale_of_the_rewards(tiny, params):
+    """(raw − mean) / std, as scores are; a critic that was a reward model begins near what it will learn."""
+    objective, batch = PPO(tiny), batch_of(texts())
+    raw_BT = objective.values(params, batch)
+    mean_B, std_B = np.linspace(-1, 2, ROWS, dtype=np.float32), np.linspace(0.5, 4, ROWS, dtype=np.float32)
+    scaled_BT = objective.values(params, batch | {"critic_mean_B": mean_B, "critic_std_B": std_B})
+    np.testing.assert_allclose(scaled_BT, (raw_BT - mean_B[:, None]) / std_B[:, None], rtol=1e-5, atol=1e-6)
 
 
 # Before the first update
@@ -216,7 +224,7 @@ def test_the_first_ratio_of_all_is_1(tiny, params):
     assert abs(metrics["policy/ratio_mean"].sum / weight - 1) <= 1e-5
     assert abs(metrics["loss/policy"].sum / weight) <= 1e-5
     assert metrics["policy/approxkl"].sum / weight <= 1e-9
-    assert metrics["policy/clipfrac"].sum == metrics["value/clipfrac"].sum == metrics["skip"].value == 0
+    assert metrics["policy/clipfrac"].sum == metrics["value/clipfrac"].sum == metrics["skip/most_ratio"].value == 0
 
     k1_BT, _, _ = kl_terms(logprob_BT, jax.jit(objective.logprobs)(params["policy"], batch), mask_BT)
     assert abs(float(jnp.sum(k1_BT, axis=1).mean())) <= 1e-5, "the policy that is the reference"
@@ -380,7 +388,7 @@ def test_rows_without_an_answer_weigh_nothing(tiny):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, other)
     empty = {name: np.zeros_like(array) for name, array in batch.items()}
     total, weight, metrics = objective.loss(params, empty, jax.random.key(0))
-    assert total == weight == metrics["skip"].value == 0
+    assert total == weight == metrics["skip/most_ratio"].value == 0
 
 
 # Microbatches and meshes
@@ -397,7 +405,10 @@ def test_microbatches_change_neither_loss_nor_gradient(tiny, params):
     for accumulate in (1, 2, 4):
         recipe = recipe_of(objective, accumulate, loss=False)
         state, metrics = step(recipe, state_of(recipe, params), batch)
-        found[accumulate] = state.optimizer, {name: metric for name, metric in metrics.items() if name != "skip"}
+        found[accumulate] = (
+            state.optimizer,
+            {name: metric for name, metric in metrics.items() if name != "skip/most_ratio"},
+        )
     gradient, metrics = found.pop(1)
     for other_gradient, other_metrics in found.values():
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), other_gradient, gradient)

@@ -54,7 +54,7 @@ class ByArrival:
             taken, self._ready = self._ready[: self._episodes], self._ready[self._episodes :]
             self._change.notify_all()
         waited = time.perf_counter() - started
-        return Taken(Played(joined(taken), waited), waited)
+        return Taken(Played(joined(taken)), waited)
 
     def held(self) -> Held:
         """All that was begun, finished; nothing new begins meanwhile."""

@@ -16,6 +16,7 @@ from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.reward_card import RewardCard
+from hcxjax.partition import fingerprint
 from hcxjax.protocols import Array, Batch, Params
 from hcxjax.text.vocabulary import Vocabulary
 from hcxjax.warm_start import Origin, read_frozen
@@ -58,6 +59,11 @@ class Reference:
         """Its parameters. ValueError where they know another vocabulary."""
         check_same(vocabulary, Origin.parse(folder).folder)
         return read_frozen(LanguageModel(self._objective.model).init, folder, self._layout)
+
+    def fingerprint(self, params: Params) -> int:
+        """Stands for the parameters' values."""
+        with self._layout.active():
+            return fingerprint(params)
 
     def logprobs(self, params: Params, batch: Mapping[str, np.ndarray]) -> Array:
         """logprob_BT of the targets, being computed when this returns."""

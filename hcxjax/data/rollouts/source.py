@@ -97,8 +97,14 @@ class Rollouts:
         whole(self, 0, "logged", "seed")
         if self.lag is not None:
             whole(self, 0, "lag")
-        if self.reference is None and not isinstance(self.objective, LoRA):
-            raise ValueError("Rollouts.reference is None; name the folder of the policy's first weights (POLICY)")
+        if self.reference is None:
+            if not isinstance(self.objective, LoRA):
+                raise ValueError("Rollouts.reference is None; name the folder of the policy's first weights (POLICY)")
+            if moved := [prefix for prefix in self.objective.also if not prefix.strip("/").startswith("value/")]:
+                raise ValueError(
+                    f"LoRA.also is {self.objective.also} and Rollouts.reference is None: the base would be trained and "
+                    f"be the reference too; leave out {', '.join(moved)}, or name the reference's folder (POLICY)"
+                )
         if self.order not in ("prompts", "arrival") or (self.order == "arrival" and self.lag is None):
             raise ValueError(
                 f"Rollouts.order is {self.order!r}; it must be 'prompts', or 'arrival' together with a lag (LAG)"
@@ -167,7 +173,7 @@ class Rollouts:
         self._players = self._chosen_players()
         self._judged = jax.jit(self.objective.judged, out_shardings=layout.sharding())
         self._log = RolloutLog(self.run_dir, self.logged, self._prompts)
-        self._update, self._hand = 0, 0
+        self._update = 0
         self._beta = self._next_beta = self.lessons.beta
         self._episodes = Episodes.empty(self.episodes, self.width)
         self._judgement = _nothing(self.episodes, self.width)
@@ -178,6 +184,8 @@ class Rollouts:
             "tokenizer": fingerprint(vocabulary.fingerprint),
             "prompts": self._prompts.fingerprint,
             "reward_weights": fingerprint(self._judge_of_answers.fingerprint),
+            "reference": 0 if self._reference is None else reference.fingerprint(self._reference),
+            "dealing": fingerprint([self.episodes, self.epochs, self.minibatches, self.seed]),
         }
         _log.info("%d prompts, %d a rollout, %d updates each", len(self._prompts), self.episodes, self.deal.hands)
 
@@ -200,8 +208,8 @@ class Rollouts:
         return Ahead(self._play, self.lag)
 
     def _check(self, layout: Layout) -> None:
-        model, critic = self.objective.model, self.objective.critic
-        longest = min(model.max_length, critic.max_length)
+        models = (self.objective.model, self.objective.critic, self.reward_model or self.objective.critic)
+        longest = min(model.max_length for model in models)
         if self.width > longest:
             raise ValueError(
                 f"an episode has up to {self.width} tokens (Prompts.length {self.prompts.length} + Rollouts.new_tokens "
@@ -235,7 +243,7 @@ class Rollouts:
         if self._lesson is None:
             self._lesson = self._learn()[0]
         assert self._update == update, (self._update, update)
-        self._hand, lesson = hand + 1, self._lesson
+        lesson = self._lesson
         rows = self.deal.rows(update, hand)
         return self._layout.shard_batch(lambda start, stop: minibatch(lesson, rows, start, stop), len(rows))
 
@@ -257,10 +265,10 @@ class Rollouts:
         self._measures |= told | {
             "rollout/staleness": float(np.mean(update - self._episodes.version_B)),
             "rollout/queue_wait": taken.waited_s if self.lag is not None else 0.0,
-            "rollout/tokens_per_s": written / max(taken.played.writing_s, 1e-9),
-            "time/generate": taken.played.writing_s,
             "time/score": taken.played.judging_s + time.perf_counter() - judging,
         }
+        if writing := taken.played.writing_s:  # not known of what a checkpoint held, nor of episodes as they arrive
+            self._measures |= {"time/generate": writing, "rollout/tokens_per_s": written / writing}
         self._log.write(update, self._episodes, self._lesson)
 
     def _call(self, update: int) -> Call:
@@ -334,7 +342,6 @@ class Rollouts:
         ahead = rest if held.episodes is None else joined([held.episodes, rest])
         return {
             "update": self._update,
-            "hand": self._hand,
             "beta": np.float64(self._beta),
             "next_beta": np.float64(self._next_beta),
             "dealt": {**vars(self._episodes), **self._judgement._asdict()},
@@ -348,18 +355,20 @@ class Rollouts:
         """Goes on in the rollout of `state`.
 
         Raises:
-          ValueError: `state` belongs to other prompts, another tokenizer or another reward model.
+          ValueError: `state` belongs to other prompts, another tokenizer, reward model, reference or order.
         """
         meaning = {
             "tokenizer": "the tokenizer (Tokenizer.*, or its file)",
             "prompts": "the prompts (Prompts.*, or the files they come from)",
             "reward_weights": "the reward model (Rollouts.reward, REWARD)",
+            "reference": "the reference's weights: name the old checkpoint, FOLDER@STEP (Rollouts.reference, POLICY)",
+            "dealing": "EPISODES, EPOCHS, MINIBATCHES or SEED",
         }
         changed = [meaning[name] for name, value in self._fingerprints.items() if int(state[name]) != value]
         if changed:
             raise ValueError(f"the checkpoint's rollouts are not this run's: what differs is {'; '.join(changed)}")
-        self._update, self._hand = int(state["update"]), int(state["hand"])
-        self._beta, self._next_beta = float(state["beta"]), float(state["next_beta"])
+        self._update, self._beta = int(state["update"]), float(state["beta"])
+        self._next_beta = self.lessons.beta if self.adaptive is None else float(state["next_beta"])
         dealt = dict(state["dealt"])
         self._judgement = Judged(*(np.array(dealt.pop(name)) for name in Judged._fields))
         self._episodes = Episodes(**{name: np.array(value) for name, value in dealt.items()})

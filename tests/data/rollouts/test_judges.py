@@ -137,6 +137,12 @@ def test_padded_scores_are_unpadded_scores(reward):
     np.testing.assert_allclose(reward.scores(wide, last_B), alone, atol=1e-3)
 
 
+def test_the_critic_s_scale_is_that_of_the_prompts_sources_in_their_order(reward):
+    mean_B, std_B = reward.scales(["known", "strange", "strange", "known"])
+    np.testing.assert_array_equal(mean_B, np.float32([-1, 0.5, 0.5, -1]))
+    np.testing.assert_array_equal(std_B, np.float32([4, 2, 2, 4]))
+
+
 def test_scores_are_put_on_the_scale_of_their_source_once_warned(reward, caplog):
     score_B = np.array([3.0, 3.0, -7.0, 0.5, 100.0, -100.0], np.float32)
     sources = ["known", "new", "known", "new", "known", "new"]

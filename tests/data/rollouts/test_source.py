@@ -1,10 +1,12 @@
 """Rollouts in training: what is dealt, in turn or ahead, and that a resumed run is the same run."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from hcxjax.data.rollouts.lessons import Lessons
 from hcxjax.mesh import Layout
 from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
@@ -157,6 +159,48 @@ def test_an_episode_longer_than_the_context_is_refused(reference):
     source = rollouts(reference, new_tokens=13)
     with pytest.raises(ValueError, match=r"up to 17 tokens .*the models' context is 16"):
         source.start(LAYOUT, None)
+
+
+def test_a_run_goes_on_with_the_same_reference_and_order_only(tmp_path, reference):
+    """Another reference is another divergence; other epochs would deal prompts twice, or never."""
+    started = rollouts(reference)
+    started.start(LAYOUT, None)
+    state = started.get_state()
+    other = write_weights(tmp_path / "other", first_params(PPO(MODEL), seed=5)["policy"])
+    for changes, differs in (
+        ({"reference": other}, r"the reference's weights: name the old checkpoint, FOLDER@STEP"),
+        ({"epochs": 1}, "EPISODES, EPOCHS, MINIBATCHES or SEED"),
+        ({"seed": 1}, "EPISODES, EPOCHS, MINIBATCHES or SEED"),
+    ):
+        changed = dataclasses.replace(rollouts(reference), **changes)
+        changed.start(LAYOUT, None)
+        with pytest.raises(ValueError, match=f"what differs is {differs}"):
+            changed.set_state(state)
+
+
+def test_without_adaptive_kl_the_coefficient_is_what_is_set_now(reference):
+    started, changed = rollouts(reference), rollouts(reference, lessons=Lessons(beta=0.5))
+    for source in (started, changed):
+        source.start(LAYOUT, None)
+    changed.set_state(started.get_state())
+    assert changed.get_state()["next_beta"] == 0.5
+
+
+def test_an_answer_from_policies_gone_by_is_warned_of(reference, caplog):
+    source = rollouts(reference)
+    source.start(LAYOUT, None)
+    caplog.clear()
+    source._warn({"objective/kl": -0.9, "sampler_trainer_logp_diff": 0.0})
+    assert not caplog.records
+    source._warn({"objective/kl": -1.1, "sampler_trainer_logp_diff": 0.25})
+    assert "not drawn from the policy as it is trained (sampler_trainer_logp_diff 0.25)" in caplog.text
+
+
+def test_what_is_the_reference_must_not_be_trained(reference):
+    lora = LoRA(PPO(MODEL), rank=2, alpha=4.0, also=("policy/norm",))
+    with pytest.raises(ValueError, match=r"LoRA\.also is \('policy/norm',\) and Rollouts\.reference is None"):
+        rollouts(None, objective=lora)
+    assert rollouts(reference, objective=lora).reference == reference
 
 
 @SLOW

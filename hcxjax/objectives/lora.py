@@ -134,8 +134,8 @@ class LoRA:
         """What the model says of every target of `batch`."""
         return self.objective.scores(self.placed(params), batch)
 
-    def rewards(self, params: Params, batch: Batch) -> tuple[Array, Array]:
-        """(chosen_B, rejected_B), of an objective over comparisons."""
+    def rewards(self, params: Params, batch: Batch) -> Array:
+        """reward_BK, of an objective over comparisons."""
         return self.objective.rewards(self.placed(params), batch)
 
     def judged(self, params: Params, batch: Batch) -> tuple[Array, Array, Array]:

@@ -132,9 +132,10 @@ def test_rows_of_more_texts_hold_every_comparison_once(started, ranked, texts):
         assert not (batch["preferred_BKK"].any(1) | batch["preferred_BKK"].any(2))[missing].any()
     assert sorted(found) == sorted(stored(ranked.stores("train")))
     assert source.plan.padding == pytest.approx(1 - used / positions)
-    state = source.get_state()
+    tokens = 512 * texts * (texts + 1)
+    one, other = (started(preferences=ranked, texts=count, batch_tokens=tokens) for count in (texts, texts + 1))
     with pytest.raises(ValueError, match=r"what differs is .*Comparisons\.texts"):
-        started(preferences=ranked, texts=texts + 1, batch_tokens=512 * texts * (texts + 1)).set_state(state)
+        other.set_state(one.get_state())
     loaded = HeldOutComparisons(ranked, 512 * texts, texts=texts).load(Layout())["ranked"]
     held = ranked.stores("validation")
     assert sorted(text for batch in loaded for text in texts_in(batch)) == sorted(stored(held))

@@ -56,6 +56,7 @@ def test_a_row_of_four_texts_is_the_mean_over_its_comparisons(tiny, comparisons,
     rng = np.random.default_rng(0)
     batch, given = comparisons(2, 10, 50, 4, texts=4), rng.normal(-9, 3, (2, 4))
     batch["reference_BK"] = rng.normal(-9, 3, (2, 4)).astype(np.float32)
+    batch["start_B"][0] = 1  # the missing text then has no token at all
     losses = []
     for row, *pair in zip(*np.nonzero(batch["preferred_BKK"]), strict=True):
         tokens = (batch["end_BK"][row, pair] - batch["start_B"][row] + 1) if by_token else 1
@@ -126,6 +127,7 @@ def test_texts_that_are_read_once_learn_what_each_comparison_by_itself_does(
     objective = DPO(tiny, label_smoothing=0.1, by_token=by_token, loss_chunk=4, sources=("ko", "en", "code"))
     params, batch = random_params(tiny), comparisons(4, 16, tiny.vocab_size, 2, texts=4)
     batch["reference_BK"] = np.random.default_rng(0).normal(-30, 3, (4, 4)).astype(np.float32)
+    batch["start_B"][0] = 1
     (loss, (count, metrics)), slope = sloped(objective, params, batch)
     (again, (pairs, measured)), other = sloped(objective, params, one_by_one(batch))
     assert float(count) == float(pairs) > 6

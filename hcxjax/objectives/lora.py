@@ -153,7 +153,7 @@ class LoRA:
         weight of a block or of an output table: its gradient is not computed. A token is taken to pass through all
         layers of the parameters once.
         """
-        tokens = sum(rows.size for name, rows in batch.items() if name.endswith("tokens_BT"))
+        tokens = sum(rows.size for name, rows in batch.items() if name in ("tokens_BT", "tokens_BKT"))
         return self.objective.flops(batch) + tokens * self._more_flops_per_token
 
     @functools.cached_property

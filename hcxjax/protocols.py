@@ -9,7 +9,7 @@ Arrays end in `_` and one capital per dimension; scalars and trees have no suffi
 | S      | key, cache           | V      | vocabulary                 |
 | D      | model width          | L      | layers                     |
 | N      | query heads          | P      | prompt                     |
-| K      | key/value heads      | R      | rank (adapters)            |
+| K      | KV heads; texts      | R      | rank (adapters)            |
 | G      | query heads per KV   | M      | watched measures           |
 | W      | listed token ids     |        |                            |
 """

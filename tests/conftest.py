@@ -1,7 +1,7 @@
 """Eight CPU devices for every test, a cache of compiled programs, and the tiny models and batches that tests share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -93,32 +93,53 @@ def packed() -> Callable:
 
 @pytest.fixture(scope="session")
 def comparisons() -> Callable:
-    """(rows, width, vocabulary size, seed) → a batch of answers of several lengths, its last row filling up."""
+    """(rows, width, vocabulary size, seed, texts) → a batch of answers of several lengths, its last row filling up.
 
-    def build(rows: int, width: int, vocab: int, seed: int = 0) -> dict[str, np.ndarray]:
+    Of two texts the first is preferred. Of more, some pairs are compared, either way round, and the first row lacks the
+    last text.
+    """
+
+    def build(rows: int, width: int, vocab: int, seed: int = 0, texts: int = 2) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
         start_B = rng.integers(1, width // 2, rows)
-        ends_2B = rng.integers(start_B, width, size=(2, rows))
-        tokens_2BT = rng.integers(1, vocab, size=(2, rows, width))
-        prompt_BT = np.arange(width) < start_B[:, None]
-        tokens_2BT[1] = np.where(prompt_BT, tokens_2BT[0], tokens_2BT[1])
-        batch = {
-            "chosen_tokens_BT": tokens_2BT[0] * (np.arange(width) <= ends_2B[0][:, None]),
-            "rejected_tokens_BT": tokens_2BT[1] * (np.arange(width) <= ends_2B[1][:, None]),
-            "start_B": start_B,
-            "chosen_end_B": ends_2B[0],
-            "rejected_end_B": ends_2B[1],
-            "source_B": rng.integers(0, 3, rows),
+        end_BK = rng.integers(start_B[:, None], width, size=(rows, texts))
+        tokens_BKT = rng.integers(1, vocab, size=(rows, texts, width))
+        tokens_BKT = np.where(np.arange(width) < start_B[:, None, None], tokens_BKT[:, :1], tokens_BKT)
+        preferred_BKK = np.triu(np.ones((rows, texts, texts)), 1)
+        if texts > 2:
+            preferred_BKK *= rng.random(preferred_BKK.shape) < 0.8
+            around_BKK = np.triu(rng.random(preferred_BKK.shape) < 0.5)
+            preferred_BKK = preferred_BKK * ~around_BKK + (preferred_BKK * around_BKK).swapaxes(1, 2)
+            end_BK[0, -1] = preferred_BKK[0, -1] = preferred_BKK[0, :, -1] = 0
+        end_BK[-1] = start_B[-1] = preferred_BKK[-1] = 0
+        here_BKT = (np.arange(width) <= end_BK[..., None]) & (end_BK[..., None] > 0)
+        whole = {"tokens_BKT": tokens_BKT * here_BKT, "start_B": start_B, "end_BK": end_BK}
+        whole |= {"source_B": rng.integers(0, 3, rows), "prompt_B": np.arange(rows)}
+        margin_BKK = rng.uniform(0, 2, preferred_BKK.shape) * preferred_BKK
+        batch = {name: value.astype(np.int32) for name, value in whole.items()}
+        return batch | {
+            name: value.astype(np.float32)
+            for name, value in (("preferred_BKK", preferred_BKK), ("margin_BKK", margin_BKK))
         }
-        batch = {name: value.astype(np.int32) for name, value in batch.items()}
-        weight_B = np.ones(rows, np.float32)
-        weight_B[-1] = 0
-        for name, value in batch.items():
-            if name != "source_B":
-                value[-1] = 0
-        return batch | {"margin_B": rng.uniform(0, 2, rows).astype(np.float32) * weight_B, "weight_B": weight_B}
 
     return build
+
+
+@pytest.fixture(scope="session")
+def one_by_one() -> Callable:
+    """batch → the same comparisons, each in a row of two texts."""
+
+    def parted(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        row, *pair = np.nonzero(batch["preferred_BKK"])
+        sides, rows = np.stack(pair, 1), {name: value[row] for name, value in batch.items()}
+        for name in rows.keys() & {"tokens_BKT", "end_BK", "reference_BK"}:
+            rows[name] = rows[name][np.arange(len(row))[:, None], sides]
+        for name in ("preferred_BKK", "margin_BKK"):
+            rows[name] = np.zeros((len(row), 2, 2), np.float32)
+            rows[name][:, 0, 1] = batch[name][row, pair[0], pair[1]]
+        return rows
+
+    return parted
 
 
 @pytest.fixture(scope="session")

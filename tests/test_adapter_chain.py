@@ -22,7 +22,7 @@ COMMON += ["LORA_RANK=2", "LORA_ALPHA=4", "Experiment.trackers=(@JsonLines(),)",
 PAIRS = [
     "LENGTH=256",
     "WARMUP=1",
-    "BATCH_TOKENS=4096",
+    "BATCH_TOKENS=8192",
     "Comparisons.buckets=(256,)",
     "Preferences.validation_share=0.3",
 ]

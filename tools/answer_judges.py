@@ -11,7 +11,7 @@ from hcxjax.data.preferences import Preferences
 from hcxjax.data.rollouts.episodes import Episodes
 from hcxjax.data.rollouts.judges import Reward
 from hcxjax.evaluation.intervals import share_between
-from hcxjax.evaluation.pair_accuracy import answers_of
+from hcxjax.evaluation.pair_accuracy import answers_of, prompts_of
 from hcxjax.evaluation.preference_floors import Bigrams, preferred
 from hcxjax.mesh import Layout
 from tools.curves import series
@@ -57,7 +57,7 @@ class BagOfBigrams:
         self._bigrams = Bigrams(held_out.learnt(_ALL))
         batches = [rows for own in held_out.load(layout).values() for rows in own]
         pairs = [pair for rows in batches for pair in answers_of(rows)]
-        prompts = np.concatenate([rows["prompt_B"][rows["weight_B"] > 0] for rows in batches])
+        prompts = np.concatenate([prompts_of(rows) for rows in batches])
         right = preferred(self._bigrams.differences(pairs))
         self.accuracy = Accuracy(*share_between(right, prompts))
 

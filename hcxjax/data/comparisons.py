@@ -33,9 +33,11 @@ class Comparisons(Planned):
 
     Attributes:
       preferences: what is read.
-      batch_tokens: positions of a batch, at most, over all processes and both texts of each comparison.
+      batch_tokens: positions of a batch, at most, over all processes and all texts of each row.
       buckets: row lengths, rising up to `Preferences.length`; None takes that and its halves. A program is compiled for
         each.
+      texts: of a row (K), 2 or more. An answer that is compared several times is read once a row, so this is best the
+        number of answers that most prompts have; with 2 a row is one comparison.
       seed: decides the order.
       run_dir: where a copy of the vocabulary is kept as `tokenizer/`, for those who read the run's checkpoints; None
         keeps none.
@@ -47,13 +49,14 @@ class Comparisons(Planned):
     MEANING: ClassVar[Mapping[str, str]] = {
         "tokenizer": "the tokenizer (Tokenizer.*, or its file)",
         "comparisons": "the comparisons (Preferences.*, or the files they come from)",
-        "batching": "BATCH_TOKENS, LENGTH, SEED or Comparisons.buckets",
+        "batching": "BATCH_TOKENS, LENGTH, SEED, Comparisons.texts or Comparisons.buckets",
         "reference": "the reference's checkpoint, which is newer now: name the old one, FOLDER@STEP",
     }
 
     preferences: Preferences
     batch_tokens: int
     buckets: tuple[int, ...] | None = None
+    texts: int = 2
     seed: int = 0
     run_dir: str | None = None
     reference: str | None = None
@@ -61,6 +64,7 @@ class Comparisons(Planned):
 
     def __post_init__(self):
         whole(self, 1, "batch_tokens")
+        whole(self, 2, "texts")
         whole(self, 0, "seed")
         check_buckets(self)
         check_reference(self)
@@ -87,13 +91,13 @@ class Comparisons(Planned):
         """
         self.preferences.check()
         buckets = self._bucket_lengths()
-        rows = rows_of([2 * bucket for bucket in buckets], self.batch_tokens)
-        check_rows(rows[-1], self.length, self.batch_tokens, layout)
+        rows = rows_of([self.texts * bucket for bucket in buckets], self.batch_tokens)
+        check_rows(rows[-1], self.texts, self.length, self.batch_tokens, layout)
         vocabulary = self.preferences.vocabulary()
         if self.run_dir is not None:
             keep(vocabulary, self.run_dir)
         stores = self.preferences.stores("train")
-        self._builder = PairBuilder(list(stores.values()), vocabulary)
+        self._builder = PairBuilder(list(stores.values()), vocabulary, self.texts)
         self._plan = PromptBatches(self._builder.lengths, self._builder.prompts, buckets, rows, (self.seed,))
         self._reference = None if self.reference is None else Reference(self, vocabulary, layout)
         fingerprints = {
@@ -112,7 +116,7 @@ class Comparisons(Planned):
         return self.buckets or halvings(self.length)
 
     def _settings(self) -> list:
-        return [self.batch_tokens, self._bucket_lengths(), self.seed]
+        return [self.batch_tokens, self._bucket_lengths(), self.texts, self.seed]
 
     @property
     def plan(self) -> PromptBatches:
@@ -153,7 +157,7 @@ class HeldOutComparisons:
       preferences: what is read.
       batch_tokens: positions of a batch, at most.
       most: comparisons of a source, from the first.
-      buckets: row lengths, as in `Comparisons`.
+      buckets, texts: as in `Comparisons`.
       reference, objective: as in `Comparisons`; the reference is read, used and let go of.
     """
 
@@ -161,31 +165,33 @@ class HeldOutComparisons:
     batch_tokens: int
     most: int = 512
     buckets: tuple[int, ...] | None = None
+    texts: int = 2
     reference: str | None = None
     objective: DPO | None = None
 
     def __post_init__(self):
         whole(self, 1, "most", "batch_tokens")
+        whole(self, 2, "texts")
         check_buckets(self)
         check_reference(self)
 
     def load(self, layout: Layout) -> dict[str, list[dict[str, np.ndarray]]]:
         """Host batches by source, in which each comparison comes once; sources without any are left out.
 
-        Beside the arrays of `Comparisons` they have `prompt_B`, int32, a number of each one's prompt within the source.
+        `prompt_B` numbers prompts within the source.
 
         Raises:
           ValueError: no source holds one out, or a batch has too few tokens.
         """
         length = self.preferences.length
         buckets = self.buckets or halvings(length)
-        rows = rows_of([2 * bucket for bucket in buckets], self.batch_tokens)
-        check_rows(rows[-1], length, self.batch_tokens, layout)
+        rows = rows_of([self.texts * bucket for bucket in buckets], self.batch_tokens)
+        check_rows(rows[-1], self.texts, length, self.batch_tokens, layout)
         vocabulary, loaded = self.preferences.vocabulary(), {}
         for number, (name, store) in enumerate(self.preferences.stores("validation").items()):
             if len(store):
-                builder = PairBuilder([store], vocabulary, number)
-                plan = LengthBatches(builder.lengths.max(axis=1)[: self.most], buckets, rows, None)
+                builder = PairBuilder([store.first(self.most)], vocabulary, self.texts, number)
+                plan = LengthBatches(builder.lengths.max(axis=1), buckets, rows, None)
                 batches = map(plan.batch, range(round(plan.an_epoch)))
                 loaded[name] = [builder.build(batch, 0, len(batch.conversations)) for batch in batches]
             else:
@@ -236,17 +242,15 @@ class Reference:
     def __call__(self, batch: Batch) -> Batch:
         """The batch with the reference's sums of log-probabilities, which are being computed when this returns."""
         with self._layout.active():
-            chosen_B, rejected_B = self._logprobs(self._params, batch)
-        return {**batch, "chosen_reference_B": chosen_B, "rejected_reference_B": rejected_B}
+            return {**batch, "reference_BK": self._logprobs(self._params, batch)}
 
     def of_host(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The same, of arrays on the host."""
         batch = self._layout.shard_batch(
-            lambda start, stop: {name: value[start:stop] for name, value in rows.items()}, len(rows["weight_B"])
+            lambda start, stop: {name: value[start:stop] for name, value in rows.items()}, len(rows["start_B"])
         )
         with self._layout.active():
-            chosen_B, rejected_B = jax.device_get(self._everywhere(self._params, batch))
-        return {**rows, "chosen_reference_B": chosen_B, "rejected_reference_B": rejected_B}
+            return {**rows, "reference_BK": jax.device_get(self._everywhere(self._params, batch))}
 
 
 def check_buckets(owner: Comparisons | HeldOutComparisons) -> None:

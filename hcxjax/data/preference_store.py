@@ -13,7 +13,7 @@ import numpy as np
 from hcxjax.data.flat_files import contents, mapped, seal, unsealed
 from hcxjax.data.preference_forms import Comparison
 
-FORMAT = 1
+FORMAT = 2
 _TOKENS, _STARTS, _ANSWERS, _PAIRS, _MARGINS, _PROMPTS, _HELD_OUT = _FILES = (
     "tokens",
     "starts",
@@ -61,16 +61,17 @@ class PreferenceStore:
       folder: where it lies.
       manifest: what was read, what was left out and why, counts and checksums.
       prompts: what stands for the prompt of each comparison here, int64.
-      lengths: tokens of the chosen and of the rejected text of each, int64 [comparisons, 2].
+      pairs: numbers of the chosen and of the rejected text of each, int64 [comparisons, 2].
+      lengths: tokens of each text, by its number, int64.
       margins: how much better the chosen one is, float32.
     """
 
     folder: str
     manifest: dict[str, Any]
     prompts: np.ndarray
+    pairs: np.ndarray
     lengths: np.ndarray
     margins: np.ndarray
-    _pairs: np.ndarray
     _starts: np.ndarray
     _answers: np.ndarray
     _tokens: np.ndarray
@@ -88,30 +89,36 @@ class PreferenceStore:
             return np.fromfile(os.path.join(folder, name), kind)
 
         here = np.flatnonzero(whole(_HELD_OUT, "?") == held_out)
-        starts, pairs = whole(_STARTS, "<i8"), whole(_PAIRS, "<i8").reshape(-1, 2)[here]
+        starts = whole(_STARTS, "<i8")
         return cls(
             folder,
             manifest,
             whole(_PROMPTS, "<i8")[here],
-            np.diff(starts)[pairs],
+            whole(_PAIRS, "<i8").reshape(-1, 2)[here],
+            np.diff(starts),
             whole(_MARGINS, "<f4")[here],
-            pairs,
             starts,
             whole(_ANSWERS, "<i8"),
             mapped(folder, _TOKENS, "<i4"),
         )
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.pairs)
+
+    def first(self, count: int) -> "PreferenceStore":
+        """The first `count` comparisons, or as many as there are."""
+        cut = {name: getattr(self, name)[:count] for name in ("prompts", "pairs", "margins")}
+        return dataclasses.replace(self, **cut)
 
     def texts(self, number: int) -> tuple[Text, Text]:
         """(chosen, rejected) of the `number`-th comparison here."""
-        chosen, rejected = map(self._text, self._pairs[number])
+        chosen, rejected = map(self.text, self.pairs[number])
         return chosen, rejected
 
-    def _text(self, place: int) -> Text:
-        tokens = np.array(self._tokens[self._starts[place] : self._starts[place + 1]])
-        return Text(tokens, int(self._answers[place]))
+    def text(self, number: int) -> Text:
+        """The text of that number."""
+        tokens = np.array(self._tokens[self._starts[number] : self._starts[number + 1]])
+        return Text(tokens, int(self._answers[number]))
 
     @property
     def fingerprint(self) -> int:

@@ -50,7 +50,7 @@ class Preferences(ChatStores[PreferenceStore, Kept]):
       validation_share: of the small world, which has a split of its own, so many more are read from there.
       max_records: records read of each source; None reads all, which the small world does not allow.
       max_comparisons: of a prompt, from the first on, in each source; None keeps all.
-      comparisons: of each of the small world's instructions.
+      answers: to each of the small world's instructions, 2 or more, each of which is compared with each other.
       world: whose instructions.
     """
 
@@ -59,12 +59,12 @@ class Preferences(ChatStores[PreferenceStore, Kept]):
 
     max_records: int | None = None
     max_comparisons: int | None = None
-    comparisons: int = 1
+    answers: int = 2
     world: World = dataclasses.field(default_factory=World)
 
     def __post_init__(self):
         super().__post_init__()
-        whole(self, 1, "comparisons")
+        whole(self, 2, "answers")
         if self.max_comparisons is not None:
             whole(self, 1, "max_comparisons")
 
@@ -72,7 +72,7 @@ class Preferences(ChatStores[PreferenceStore, Kept]):
         return PreferenceStore.open(folder, held_out)
 
     def _settings(self) -> list[Any]:
-        return [self.max_comparisons, self.comparisons, dataclasses.asdict(self.world), FORMAT]
+        return [self.max_comparisons, self.answers, dataclasses.asdict(self.world), FORMAT]
 
     def _save(self, folder: str, entries: Iterable[Kept], about: dict[str, Any]) -> dict[str, Any]:
         return write(folder, entries, about)
@@ -129,12 +129,10 @@ class Preferences(ChatStores[PreferenceStore, Kept]):
             assert self.max_records is not None
             for split, count in zip(SPLITS, (self.max_records, self._world_held_out), strict=True):
                 for index in range(count):
-                    for found in self.world.comparison(path, index, split, self.comparisons):
-                        prompt = [Message(USER, found.prompt)]
-                        preference = Preference(
-                            prompt, [found.chosen, found.rejected], [Comparison(0, 1, found.margin)]
-                        )
-                        yield _Given(f"{split}:{path}:{index}", preference, split)
+                    prompt, answers, compared = self.world.comparison(path, index, split, self.answers)
+                    comparisons = [Comparison(*comparison) for comparison in compared]
+                    preference = Preference([Message(USER, prompt)], answers, comparisons)
+                    yield _Given(f"{split}:{path}:{index}", preference, split)
             return
         for place, record in self.records(name, skips):
             try:

@@ -14,6 +14,7 @@ from hcxjax.evaluation.intervals import share_between
 from hcxjax.evaluation.preference_floors import Bigrams, Pair, lengths, preferred
 from hcxjax.mesh import Layout
 from hcxjax.protocols import Array, Batch, Params
+from hcxjax.shapes import suffix
 
 _log = logging.getLogger(__name__)
 
@@ -23,9 +24,9 @@ HostBatch = dict[str, np.ndarray]
 
 
 class Rewarding(Protocol):
-    """An objective that gives both answers of a comparison a number; the higher one wins."""
+    """An objective that gives every text of a batch a number, `reward_BK`; of two that are compared the higher wins."""
 
-    def rewards(self, params: Params, batch: Batch) -> tuple[Array, Array]: ...
+    def rewards(self, params: Params, batch: Batch) -> Array: ...
 
 
 class Reader(Protocol):
@@ -36,7 +37,7 @@ class Reader(Protocol):
 
 
 @functools.lru_cache(maxsize=4)
-def compiled_rewards(objective: Rewarding, layout: Layout) -> Callable[[Params, Batch], tuple[Array, Array]]:
+def compiled_rewards(objective: Rewarding, layout: Layout) -> Callable[[Params, Batch], Array]:
     """`objective.rewards` compiled, once for all evaluators."""
     return jax.jit(objective.rewards, out_shardings=layout.sharding())
 
@@ -53,18 +54,24 @@ class PairScorer:
         self._layout = layout
         self._rewards = compiled_rewards(objective, layout)
 
-    def __call__(self, params: Params, rows: HostBatch) -> tuple[np.ndarray, np.ndarray]:
-        """(chosen, rejected): the rewards of each comparison of the batch, without the rows that fill it up."""
-        count = len(rows["weight_B"])
+    def __call__(self, params: Params, rows: HostBatch) -> np.ndarray:
+        """reward_BK of the batch."""
+        count = len(rows["start_B"])
         batch = self._layout.shard_batch(lambda start, stop: {k: v[start:stop] for k, v in rows.items()}, count)
-        chosen_B, rejected_B = jax.device_get(self._rewards(params, batch))
-        here = rows["weight_B"] > 0
-        return np.asarray(chosen_B, np.float64)[here], np.asarray(rejected_B, np.float64)[here]
+        return np.asarray(jax.device_get(self._rewards(params, batch)), np.float64)
+
+    def differences(self, params: Params, rows: HostBatch) -> np.ndarray:
+        """The reward of the chosen text less that of the rejected, of each comparison in the order of `compared`."""
+        return _gains(rows, self(params, rows))
 
 
 @dataclasses.dataclass
 class PairAccuracy:
     """The share of held-out comparisons that rewards put right; equal rewards count half.
+
+    Comparisons of a prompt are no independent trials, least of all where rows hold more than two texts: an answer that
+    is scored too high is then wrong in several of them. The interval counts on that, by prompt (`share_between`), so
+    that many comparisons of few prompts leave it wide.
 
     Attributes:
       objective: whose rewards are measured.
@@ -90,15 +97,15 @@ class PairAccuracy:
         pairs = [pair for batches in self._sources.values() for rows in batches for pair in answers_of(rows)]
         tokens = lengths(pairs)
         self._near = np.abs(tokens[:, 0] - tokens[:, 1]) <= NEAR * tokens.max(axis=1)
-        self._source = np.concatenate([_column(rows, "prompt_B") * 0 + number for number, rows in self._numbered()])
-        self._prompts = np.concatenate([_column(rows, "prompt_B") for _, rows in self._numbered()])
+        self._prompts = np.concatenate([prompts_of(rows) for _, rows in self._numbered()])
+        self._source = np.concatenate([np.full(len(prompts_of(rows)), number) for number, rows in self._numbered()])
         self._prompts += self._source << 32
         shorter = preferred(tokens[:, 1] - tokens[:, 0])
         self._floors = {"shorter": shorter, "longer": 1 - shorter}
         if self.learnt:
             bigrams = Bigrams(self.held_out.learnt(self.learnt))
             self._floors["bigrams"] = preferred(bigrams.differences(pairs))
-        margins = np.concatenate([_column(rows, "margin_B") for _, rows in self._numbered()]).astype(np.float64)
+        margins = np.concatenate([rows["margin_BKK"][compared(rows)] for _, rows in self._numbered()], dtype=np.float64)
         # Where margins are below 0, the preferred answers were drawn with noise by a judge who is known.
         self._judged = float(preferred(margins).mean()) if np.any(margins < 0) else None
 
@@ -113,7 +120,7 @@ class PairAccuracy:
         `.../loss` is Bradley-Terry's. `.../floor/NAME` is the accuracy of chance, of the shorter and of the longer
         answer and of a bag of bigrams; `.../floor/margins`, where margins say what the judge thought who preferred with
         noise, is that judge's own: a ceiling. `.../like_length/...` are those of comparisons whose lengths are alike,
-        and how many there are; `.../same_in_both_orders` is the share that is judged alike with the answers swapped.
+        and how many there are; `.../same_in_both_orders` is the share that is judged alike with the texts in reverse.
         Accuracy and floors of a source are below `.../NAME`.
         """
         both = [self._differences(params, batches) for batches in self._sources.values()]
@@ -121,7 +128,7 @@ class PairAccuracy:
         right = preferred(forward)
         results = self._shares(right, np.full(len(right), True))
         results["loss"] = float(np.mean(np.logaddexp(0, -forward)))
-        results["same_in_both_orders"] = float(np.mean(np.sign(forward) == -np.sign(backward)))
+        results["same_in_both_orders"] = float(np.mean(np.sign(forward) == np.sign(backward)))
         results["floor/chance"] = 0.5
         if self._judged is not None:
             results["floor/margins"] = self._judged
@@ -147,29 +154,41 @@ class PairAccuracy:
         return dict(named) | {f"floor/{name}": float(found[here].mean()) for name, found in self._floors.items()}
 
     def _differences(self, params: Params, batches: list[HostBatch]) -> tuple[np.ndarray, np.ndarray]:
-        """Reward of the chosen answer less that of the rejected, and the same of swapped comparisons turned round."""
-        both = [[self._scorer(params, rows) for rows in order] for order in (batches, map(swapped, batches))]
-        forward, backward = (np.concatenate([first - second for first, second in found]) for found in both)
-        return forward, backward
+        """Reward of the chosen answer less that of the rejected, and the same with the texts of each row in reverse."""
+        forward = [self._scorer.differences(params, rows) for rows in batches]
+        backward = [_gains(rows, self._scorer(params, swapped(rows))[:, ::-1]) for rows in batches]
+        return np.concatenate(forward), np.concatenate(backward)
+
+
+def compared(rows: HostBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, chosen text, rejected text) of each comparison of a batch."""
+    row, chosen, rejected = np.nonzero(rows["preferred_BKK"])
+    return row, chosen, rejected
 
 
 def swapped(rows: HostBatch) -> HostBatch:
-    """The same comparisons with the rejected answer in the chosen one's place."""
-    other = {"chosen": "rejected", "rejected": "chosen"}
-    parted = {name: name.partition("_") for name in rows}
-    return {"_".join([other.get(side, side), rest]): rows[name] for name, (side, _, rest) in parted.items()}
+    """The same comparisons with the texts of each row in reverse: of two, each in the other's place."""
+
+    def axes(name: str) -> tuple[int, ...]:
+        return tuple(axis for axis, letter in enumerate(suffix(name) or "") if letter == "K")
+
+    return {name: np.flip(value, axes(name)) for name, value in rows.items()}
 
 
 def answers_of(rows: HostBatch) -> Iterator[Pair]:
     """Tokens of both answers of each comparison, what ends them included."""
-    for row in np.flatnonzero(rows["weight_B"] > 0):
-        start = rows["start_B"][row]
+    for row, *both in zip(*compared(rows), strict=True):
         chosen, rejected = (
-            rows[f"{side}_tokens_BT"][row, start : rows[f"{side}_end_B"][row] + 1] for side in ("chosen", "rejected")
+            rows["tokens_BKT"][row, text, rows["start_B"][row] : rows["end_BK"][row, text] + 1] for text in both
         )
         yield chosen, rejected
 
 
-def _column(rows: HostBatch, name: str) -> np.ndarray:
-    column = rows[name][rows["weight_B"] > 0]
-    return column.astype(np.int64) if column.dtype == np.int32 else column
+def prompts_of(rows: HostBatch) -> np.ndarray:
+    """A number of each comparison's prompt, int64."""
+    return rows["prompt_B"][compared(rows)[0]].astype(np.int64)
+
+
+def _gains(rows: HostBatch, reward_BK: np.ndarray) -> np.ndarray:
+    row, chosen, rejected = compared(rows)
+    return reward_BK[row, chosen] - reward_BK[row, rejected]

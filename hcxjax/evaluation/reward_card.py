@@ -11,7 +11,7 @@ import numpy as np
 
 from hcxjax.checks import number, whole
 from hcxjax.evaluation.answers import AnswerWriter
-from hcxjax.evaluation.pair_accuracy import HostBatch, PairScorer, Rewarding
+from hcxjax.evaluation.pair_accuracy import HostBatch, PairScorer, Rewarding, compared
 from hcxjax.evaluation.preference_floors import preferred
 from hcxjax.mesh import Layout, unbox
 from hcxjax.models.config import DecoderConfig
@@ -194,8 +194,8 @@ class CalibrateReward:
         longest = max(len(text) for own in texts.values() for text in own)
         scores = {name: self._scored(scalar, own, longest) for name, own in texts.items()}
         whole = _scale(np.concatenate(list(scores.values())))
-        both = [self._pairs(params, rows) for batches in self._comparisons.values() for rows in batches]
-        right = preferred(np.concatenate([chosen - rejected for chosen, rejected in both]))
+        batches = [rows for own in self._comparisons.values() for rows in own]
+        right = preferred(np.concatenate([self._pairs.differences(params, rows) for rows in batches]))
         scales = {name: _scale(own) for name, own in scores.items()}
         if alike := [name for name, scale in scales.items() if not scale.std > 0]:
             _log.warning("scores of %s are all alike: the card has no scale of their own", ", ".join(alike))
@@ -231,8 +231,8 @@ class CalibrateReward:
     def _demonstrations(self) -> dict[str, list[Text]]:
         def preferred_ones(batches: list[HostBatch]) -> Iterator[Text]:
             for rows in batches:
-                for row in np.flatnonzero(rows["weight_B"] > 0):
-                    yield rows["chosen_tokens_BT"][row, : rows["chosen_end_B"][row] + 1]
+                for row, chosen, _ in zip(*compared(rows), strict=True):
+                    yield rows["tokens_BKT"][row, chosen, : rows["end_BK"][row, chosen] + 1]
 
         return {name: list(preferred_ones(batches))[: self.count] for name, batches in self._comparisons.items()}
 

@@ -1,15 +1,21 @@
-"""Batches of comparisons: two answers to a prompt, read in one pass.
+"""Batches of comparisons: texts of a prompt, each read once however often it is compared.
 
-A row is one comparison, and both of its texts have the row's width T.
+A row holds K texts with the same prompt, all of the row's width T, and the comparisons between them.
 
-| array                                    | what it holds                                                          |
-|------------------------------------------|------------------------------------------------------------------------|
-| `chosen_tokens_BT`, `rejected_tokens_BT` | int32: prompt, answer and what ends it; then padding                   |
-| `start_B`                                | int32: place of the first token of either answer: the prompt's length  |
-| `chosen_end_B`, `rejected_end_B`         | int32: place of the last token                                         |
-| `margin_B`                               | float32: how much better the chosen one is, by whoever compared; or 0  |
-| `weight_B`                               | float32: 1; 0 for rows that fill up a batch                            |
-| `source_B`, `prompt_B`                   | int32: numbers of the source and of the prompt; no loss looks at these |
+| array                  | what it holds                                                                               |
+|------------------------|---------------------------------------------------------------------------------------------|
+| `tokens_BKT`           | int32: prompt, answer and what ends it; then padding; a missing text is all padding         |
+| `start_B`              | int32: place of the first token of the answers: the prompt's length                         |
+| `end_BK`               | int32: place of the last token of each text; 0 for a missing one                            |
+| `preferred_BKK`        | float32: [b, i, j] is 1 where a comparison says that text i is better than text j; 0 if not |
+| `margin_BKK`           | float32: how much better, where preferred, by whoever compared; or 0                        |
+| `source_B`, `prompt_B` | int32: numbers of the source and of the prompt; no loss looks at these                      |
+
+Rows that fill up a batch hold no text and no comparison. `preferred_BKK` sums to the number of comparisons, each of
+which weighs the same.
+
+Source: Ouyang et al. 2022 (InstructGPT), arXiv:2203.02155, section 3.5: all comparisons of K answers from K forward
+passes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +24,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from hcxjax.protocols import Array, Batch, Mean
+from hcxjax.shapes import shaped
 
 
 class Texts(NamedTuple):
-    """Both texts of each comparison as rows of their own, twice as many: chosen, rejected, chosen, rejected, ….
+    """The texts of all rows of comparisons as rows of their own, K times as many; those of a row side by side.
 
     Attributes:
       tokens_BT, segment_ids_BT, positions_BT: int32, as a decoder reads them.
@@ -37,10 +44,10 @@ class Texts(NamedTuple):
 
 
 def texts(batch: Batch) -> Texts:
-    """All texts of a batch. A comparison's two lie side by side, so that no row leaves its device."""
-    tokens_BT = _together(batch["chosen_tokens_BT"], batch["rejected_tokens_BT"])
-    end_B = _together(batch["chosen_end_B"], batch["rejected_end_B"])
-    start_B = _together(batch["start_B"], batch["start_B"])
+    """All texts of a batch. Those of a row lie side by side, so that none leaves its device."""
+    tokens_BKT = batch["tokens_BKT"]
+    tokens_BT, end_B = tokens_BKT.reshape(-1, tokens_BKT.shape[-1]), batch["end_BK"].reshape(-1)
+    start_B = jnp.repeat(batch["start_B"], tokens_BKT.shape[1])
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), tokens_BT.shape)
     here_BT = positions_BT <= end_B[:, None]
     return Texts(
@@ -48,10 +55,10 @@ def texts(batch: Batch) -> Texts:
     )
 
 
-def apart(x_B: Array) -> tuple[Array, Array]:
-    """(of the chosen, of the rejected) from a number of each of `texts`."""
-    x_B2 = x_B.reshape(-1, 2)
-    return x_B2[:, 0], x_B2[:, 1]
+@shaped
+def less(x_BK: Array) -> Array:
+    """difference_BKK: [b, i, j] is the number of text i less that of text j."""
+    return x_BK[:, :, None] - x_BK[:, None, :]
 
 
 def measured(batch: Batch, sources: Sequence[str], numbers: Mapping[str, Array]) -> dict[str, Mean]:
@@ -59,22 +66,18 @@ def measured(batch: Batch, sources: Sequence[str], numbers: Mapping[str, Array])
 
     Args:
       sources: names, in the order of `source_B`.
-      numbers: name → a number of each comparison; `loss` and `accuracy` among them.
+      numbers: name → a number of each comparison, where `preferred_BKK` has it; `loss` and `accuracy` among them.
     """
-    weight_B = batch["weight_B"]
-    weight = jnp.sum(weight_B)
-    metrics = {name: Mean(jnp.sum(number_B * weight_B), weight) for name, number_B in numbers.items()}
-    used_B = (batch["chosen_end_B"] + batch["rejected_end_B"] + 2.0) * weight_B
-    positions = jnp.float32(2 * batch["chosen_tokens_BT"].size)
-    metrics["padding"] = Mean(positions - jnp.sum(used_B), positions)
+    preferred_BKK = batch["preferred_BKK"]
+    count_B, count = jnp.sum(preferred_BKK, (1, 2)), jnp.sum(preferred_BKK)
+    sums = {name: jnp.sum(number_BKK * preferred_BKK, (1, 2)) for name, number_BKK in numbers.items()}
+    metrics = {name: Mean(jnp.sum(sum_B), count) for name, sum_B in sums.items()}
+    positions, end_BK = jnp.float32(batch["tokens_BKT"].size), batch["end_BK"]
+    metrics["padding"] = Mean(positions - jnp.sum(end_BK + (end_BK > 0.0)), positions)
     for number, name in enumerate(sources):
-        here_B = weight_B * (batch["source_B"] == number)
-        here = jnp.sum(here_B)
-        metrics[f"share/{name}"] = Mean(here, weight)
+        here_B = batch["source_B"] == number
+        here = jnp.sum(count_B * here_B)
+        metrics[f"share/{name}"] = Mean(here, count)
         for what in ("loss", "accuracy"):
-            metrics[f"{what}/{name}"] = Mean(jnp.sum(numbers[what] * here_B), here)
+            metrics[f"{what}/{name}"] = Mean(jnp.sum(sums[what] * here_B), here)
     return metrics
-
-
-def _together(chosen: Array, rejected: Array) -> Array:
-    return jnp.stack([chosen, rejected], axis=1).reshape(-1, *chosen.shape[1:])

@@ -10,7 +10,7 @@ from hcxjax.checks import number
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.decoder import Decoder, apply
 from hcxjax.models.likelihood import token_logprobs
-from hcxjax.objectives.comparisons import Texts, apart, measured, texts
+from hcxjax.objectives.comparisons import Texts, less, measured, texts
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.protocols import Array, Batch, Metrics, Params
 
@@ -23,7 +23,7 @@ class DPO:
     loss = −(1 − s) log σ(r_chosen − r_rejected) − s log σ(r_rejected − r_chosen)
 
     where log π(y) sums over the answer's tokens, what ends it included, and s is `label_smoothing`. A batch is as
-    `hcxjax.objectives.comparisons` says, with the reference's sums as `chosen_reference_B` and `rejected_reference_B`.
+    `hcxjax.objectives.comparisons` says, with the reference's sums as `reference_BK`.
 
     Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7; smoothing: Mitchell 2023, "A note on DPO with noisy
     preferences"; by token: the reward of Meng et al. 2024 (SimPO), arXiv:2405.14734, with the reference that they drop.
@@ -61,46 +61,46 @@ class DPO:
         """The parameters of the decoder that writes: all of them."""
         return params
 
-    def logprobs(self, params: Params, batch: Batch) -> tuple[Array, Array]:
-        """(chosen_B, rejected_B): log π of both answers, summed over their tokens; float32, in nats."""
-        return apart(apply(self.model, params, _answer_logprobs, texts(batch), self.loss_chunk))
+    def logprobs(self, params: Params, batch: Batch) -> Array:
+        """logprob_BK: log π of each answer, summed over its tokens; float32, in nats."""
+        logprob_B = apply(self.model, params, _answer_logprobs, texts(batch), self.loss_chunk)
+        return logprob_B.reshape(batch["end_BK"].shape)
 
-    def rewards(self, params: Params, batch: Batch) -> tuple[Array, Array]:
-        """(chosen_B, rejected_B): what the policy pays for both answers, r above."""
-        chosen_B, rejected_B = self.logprobs(params, batch)
-        chosen_B, rejected_B = chosen_B - batch["chosen_reference_B"], rejected_B - batch["rejected_reference_B"]
+    def rewards(self, params: Params, batch: Batch) -> Array:
+        """reward_BK: what the policy pays for each answer, r above."""
+        ratio_BK = self.logprobs(params, batch) - batch["reference_BK"]
         if self.by_token:
-            chosen_B = chosen_B / (batch["chosen_end_B"] - batch["start_B"] + 1)
-            rejected_B = rejected_B / (batch["rejected_end_B"] - batch["start_B"] + 1)
-        return self.beta * chosen_B, self.beta * rejected_B
+            # A missing text has no token, and no comparison either.
+            ratio_BK = ratio_BK / jnp.maximum(batch["end_BK"] - batch["start_B"][:, None] + 1, 1)
+        return self.beta * ratio_BK
 
     def loss(self, params: Params, batch: Batch, rng: Array) -> tuple[Array, Array, Metrics]:
         """(sum, weight, metrics) over the comparisons. The rng is not used: there is no dropout."""
         del rng
-        chosen_B, rejected_B = self.rewards(params, batch)
-        difference_B = chosen_B - rejected_B
-        right_B, wrong_B = jax.nn.log_sigmoid(difference_B), jax.nn.log_sigmoid(-difference_B)
-        loss_B = -(1 - self.label_smoothing) * right_B - self.label_smoothing * wrong_B
+        reward_BK, preferred_BKK = self.rewards(params, batch), batch["preferred_BKK"]
+        difference_BKK = less(reward_BK)
+        right_BKK, wrong_BKK = jax.nn.log_sigmoid(difference_BKK), jax.nn.log_sigmoid(-difference_BKK)
+        loss_BKK = -(1 - self.label_smoothing) * right_BKK - self.label_smoothing * wrong_BKK
         numbers = {
-            "loss": loss_B,
-            "accuracy": (difference_B > 0).astype(jnp.float32),
-            "margin": difference_B,
-            "reward/chosen": chosen_B,
-            "reward/rejected": rejected_B,
+            "loss": loss_BKK,
+            "accuracy": (difference_BKK > 0).astype(jnp.float32),
+            "margin": difference_BKK,
+            "reward/chosen": reward_BK[:, :, None],
+            "reward/rejected": reward_BK[:, None, :],
         }
-        weight_B = batch["weight_B"]
-        return jnp.sum(loss_B * weight_B), jnp.sum(weight_B), measured(batch, tuple(self.sources), numbers)
+        total = jnp.sum(loss_BKK * preferred_BKK)
+        return total, jnp.sum(preferred_BKK), measured(batch, tuple(self.sources), numbers)
 
     def flops(self, batch: Batch) -> float:
         """Model FLOPs of one update on the whole batch; those of the reference are not among them."""
-        rows, length = batch["chosen_tokens_BT"].shape
-        return self.model.flops_per_token(length) * 2 * rows * length
+        rows, count, length = batch["tokens_BKT"].shape
+        return self.model.flops_per_token(length) * rows * count * length
 
 
-def _answer_logprobs(decoder: Decoder, both: Texts, chunk: int | None) -> Array:
+def _answer_logprobs(decoder: Decoder, given: Texts, chunk: int | None) -> Array:
     """logprob_B: a text's tokens are the targets of those before them; the first, a prompt's, is the target of none."""
-    x_BTD = decoder.hidden(both.tokens_BT, both.segment_ids_BT, both.positions_BT)
-    targets_BT = jnp.roll(both.tokens_BT, -1, axis=1)
-    answer_BT = jnp.roll(both.answer_BT, -1, axis=1)
+    x_BTD = decoder.hidden(given.tokens_BT, given.segment_ids_BT, given.positions_BT)
+    targets_BT = jnp.roll(given.tokens_BT, -1, axis=1)
+    answer_BT = jnp.roll(given.answer_BT, -1, axis=1)
     scores = token_logprobs(decoder, x_BTD, targets_BT, chunk=chunk)
     return jnp.sum(scores.logprob_BT * answer_BT, axis=1)

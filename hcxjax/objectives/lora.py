@@ -134,8 +134,8 @@ class LoRA:
         """What the model says of every target of `batch`."""
         return self.objective.scores(self.placed(params), batch)
 
-    def rewards(self, params: Params, batch: Batch) -> tuple[Array, Array]:
-        """(chosen_B, rejected_B), of an objective over comparisons."""
+    def rewards(self, params: Params, batch: Batch) -> Array:
+        """reward_BK, of an objective over comparisons."""
         return self.objective.rewards(self.placed(params), batch)
 
     def judged(self, params: Params, batch: Batch) -> tuple[Array, Array, Array]:
@@ -153,7 +153,7 @@ class LoRA:
         weight of a block or of an output table: its gradient is not computed. A token is taken to pass through all
         layers of the parameters once.
         """
-        tokens = sum(rows.size for name, rows in batch.items() if name.endswith("tokens_BT"))
+        tokens = sum(rows.size for name, rows in batch.items() if name in ("tokens_BT", "tokens_BKT"))
         return self.objective.flops(batch) + tokens * self._more_flops_per_token
 
     @functools.cached_property

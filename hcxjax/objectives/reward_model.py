@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from hcxjax.checks import number
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.scalar import flops_per_token, init_scalar, score
-from hcxjax.objectives.comparisons import apart, measured, texts
+from hcxjax.objectives.comparisons import less, measured, texts
 from hcxjax.protocols import Array, Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class PairwiseReward:
-    """Bradley-Terry over comparisons, the scores read at the last token of each answer.
+    """Bradley-Terry over comparisons, the scores read at the last token of each answer, once however often compared.
 
     loss = −log σ(r_chosen − r_rejected − margin_scale · margin) + centering · (r_chosen + r_rejected)²
 
@@ -50,28 +50,29 @@ class PairwiseReward:
         """Boxed parameters."""
         return init_scalar(self.model, rng)
 
-    def rewards(self, params: Params, batch: Batch) -> tuple[Array, Array]:
-        """(chosen_B, rejected_B): the scores of both answers, float32."""
-        both = texts(batch)
-        return apart(score(self.model, params, both.tokens_BT, both.segment_ids_BT, both.positions_BT, both.end_B))
+    def rewards(self, params: Params, batch: Batch) -> Array:
+        """reward_BK: the score of each text, float32."""
+        given = texts(batch)
+        score_B = score(self.model, params, given.tokens_BT, given.segment_ids_BT, given.positions_BT, given.end_B)
+        return score_B.reshape(batch["end_BK"].shape)
 
     def loss(self, params: Params, batch: Batch, rng: Array) -> tuple[Array, Array, Metrics]:
         """(sum, weight, metrics) over the comparisons. The rng is not used: there is no dropout."""
         del rng
-        chosen_B, rejected_B = self.rewards(params, batch)
-        weight_B, difference_B = batch["weight_B"], chosen_B - rejected_B
-        loss_B = -jax.nn.log_sigmoid(difference_B - self.margin_scale * batch["margin_B"])
-        centered_B = self.centering * jnp.square(chosen_B + rejected_B)
+        reward_BK = self.rewards(params, batch)
+        preferred_BKK, difference_BKK = batch["preferred_BKK"], less(reward_BK)
+        sum_BKK = reward_BK[:, :, None] + reward_BK[:, None, :]
+        loss_BKK = -jax.nn.log_sigmoid(difference_BKK - self.margin_scale * batch["margin_BKK"])
         numbers = {
-            "loss": loss_B,
-            "accuracy": (difference_B > 0).astype(jnp.float32),
-            "margin": difference_B,
-            "reward": (chosen_B + rejected_B) / 2,
+            "loss": loss_BKK,
+            "accuracy": (difference_BKK > 0).astype(jnp.float32),
+            "margin": difference_BKK,
+            "reward": sum_BKK / 2,
         }
-        total = jnp.sum((loss_B + centered_B) * weight_B)
-        return total, jnp.sum(weight_B), measured(batch, tuple(self.sources), numbers)
+        total = jnp.sum((loss_BKK + self.centering * jnp.square(sum_BKK)) * preferred_BKK)
+        return total, jnp.sum(preferred_BKK), measured(batch, tuple(self.sources), numbers)
 
     def flops(self, batch: Batch) -> float:
         """Model FLOPs of one update on the whole batch."""
-        rows, length = batch["chosen_tokens_BT"].shape
-        return flops_per_token(self.model, length) * 2 * rows * length
+        rows, count, length = batch["tokens_BKT"].shape
+        return flops_per_token(self.model, length) * rows * count * length

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hcxjax.world import code, english, korean
-from hcxjax.world.demonstrations import Comparison, Quality, compare, respond
+from hcxjax.world.demonstrations import Compared, Quality, compare, respond
 from hcxjax.world.dialogues import converse
 from hcxjax.world.dice import Dice
 from hcxjax.world.document import write
@@ -27,7 +27,7 @@ __all__ = [
     "SHARPNESS",
     "SPLITS",
     "SPOKEN",
-    "Comparison",
+    "Compared",
     "Fact",
     "Instruction",
     "KnownReward",
@@ -114,26 +114,23 @@ class World:
         language: str,
         index: int,
         split: str = "train",
-        comparisons: int = 1,
+        answers: int = 2,
         *,
         quality: Quality = COMPARED,
         reward: KnownReward = REWARD,
         sharpness: float = SHARPNESS,
-    ) -> list[Comparison]:
-        """Comparisons of answers to instruction `index`, each of two new ones, preferred by `reward` with noise.
+    ) -> Compared:
+        """Answers to instruction `index`, each compared with each other: preferred by `reward` with noise.
 
         Args:
+          answers: how many, 2 or more.
           sharpness: of the choice, a unit of reward.
         Raises:
           ValueError: as `dialogue`.
         """
         instruction = self.instruction(language, index, split)
-        return [
-            compare(
-                Dice(self.seed, split, language, "comparison", index, number), instruction, quality, reward, sharpness
-            )
-            for number in range(comparisons)
-        ]
+        dice = Dice(self.seed, split, language, "comparison", index, 0)
+        return compare(dice, instruction, quality, reward, sharpness, answers)
 
     def probes(self, kind: str, count: int, split: str = "validation") -> list[Probe]:
         """The first `count` probes of a kind: always the same ones, and a longer list begins with the shorter."""

@@ -1,6 +1,8 @@
 """Answers of mixed quality to instructions, and comparisons of them that the known reward decides, with noise."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -36,17 +38,29 @@ class Quality:
 
 
 class Comparison(NamedTuple):
-    """Two answers to a prompt, and which of them was preferred.
+    """Of two answers, which was preferred.
 
     Attributes:
-      prompt, chosen, rejected: texts; the two answers differ.
+      chosen, rejected: their places among the answers.
       margin: the known reward of `chosen` less that of `rejected`; negative where noise decided. No label to train on.
     """
 
-    prompt: str
-    chosen: str
-    rejected: str
+    chosen: int
+    rejected: int
     margin: float
+
+
+class Compared(NamedTuple):
+    """Answers to a prompt, each compared with each other.
+
+    Attributes:
+      prompt, answers: texts. Two answers differ; of more some may be equal.
+      comparisons: one of each pair of answers, equal ones too.
+    """
+
+    prompt: str
+    answers: Sequence[str]
+    comparisons: Sequence[Comparison]
 
 
 def respond(dice: Dice, instruction: Instruction, quality: Quality) -> str:
@@ -70,25 +84,37 @@ def respond(dice: Dice, instruction: Instruction, quality: Quality) -> str:
 
 
 def compare(
-    dice: Dice, instruction: Instruction, quality: Quality, reward: KnownReward, sharpness: float
-) -> Comparison:
-    """Two answers, the first preferred with probability σ(sharpness · (its reward - the other's)).
-
-    Half of the pairs are the same answer with a true value and with a false one: what is true is hard to see for a
-    small model, and the wording of two answers would drown it.
+    dice: Dice, instruction: Instruction, quality: Quality, reward: KnownReward, sharpness: float, count: int
+) -> Compared:
+    """`count` answers, of each two the first preferred with probability σ(sharpness · (its reward - the other's)).
 
     Source: Bradley and Terry 1952, with rewards as log-strengths.
     """
-    if dice.chance(SAME_WORDING):
+    answers = _answers(dice, instruction, quality, count)
+    rewards = [reward(instruction, answer) for answer in answers]
+    comparisons = []
+    for one, two in itertools.combinations(range(count), 2):
+        gain = rewards[one] - rewards[two]
+        if dice.chance(1 / (1 + math.exp(-sharpness * gain))):
+            comparisons.append(Comparison(one, two, gain))
+        else:
+            comparisons.append(Comparison(two, one, -gain))
+    return Compared(instruction.prompt, answers, comparisons)
+
+
+def _answers(dice: Dice, instruction: Instruction, quality: Quality, count: int) -> list[str]:
+    """What is compared. Half of the pairs, and two of more than two, are one answer with a true and a false value.
+
+    What is true is hard to see for a small model, and the wording of two answers would drown it.
+    """
+    if count > 2 or dice.chance(SAME_WORDING):
         wording, order = dice.number(0, MOST), (1.0, 0.0) if dice.chance(0.5) else (0.0, 1.0)
-        first, second = (
-            respond(Dice("wording", wording), instruction, replace(quality, truth=truth)) for truth in order
-        )
+        answers = [respond(Dice("wording", wording), instruction, replace(quality, truth=truth)) for truth in order]
     else:
-        first = second = respond(dice, instruction, quality)
-        while second == first:
-            second = respond(dice, instruction, quality)
-    gain = reward(instruction, first) - reward(instruction, second)
-    if dice.chance(1 / (1 + math.exp(-sharpness * gain))):
-        return Comparison(instruction.prompt, first, second, gain)
-    return Comparison(instruction.prompt, second, first, -gain)
+        answers = [respond(dice, instruction, quality)] * 2
+        while answers[1] == answers[0]:
+            answers[1] = respond(dice, instruction, quality)
+    if count == 2:
+        return answers
+    answers += [respond(dice, instruction, quality) for _ in range(count - 2)]
+    return dice.draw(answers, count)

@@ -59,18 +59,16 @@ def same(first, second):
 
 
 def texts_in(batch):
-    """(source, answer's start, chosen tokens, rejected tokens) of each comparison."""
-    for row in np.flatnonzero(batch["weight_B"]):
-        sides = [
-            tuple(batch[f"{side}_tokens_BT"][row][: batch[f"{side}_end_B"][row] + 1]) for side in ("chosen", "rejected")
-        ]
-        yield int(batch["source_B"][row]), int(batch["start_B"][row]), *sides
+    """(source, answer's start, chosen tokens, rejected tokens, margin) of each comparison."""
+    for row, *both in zip(*np.nonzero(batch["preferred_BKK"]), strict=True):
+        sides = [tuple(batch["tokens_BKT"][row, text][: batch["end_BK"][row, text] + 1]) for text in both]
+        yield int(batch["source_B"][row]), int(batch["start_B"][row]), *sides, batch["margin_BKK"][row, *both]
 
 
 def stored(stores):
     for number, store in enumerate(stores.values()):
-        for chosen, rejected in map(store.texts, range(len(store))):
-            yield number, chosen.start, tuple(chosen.tokens), tuple(rejected.tokens)
+        for (chosen, rejected), margin in zip(map(store.texts, range(len(store))), store.margins, strict=True):
+            yield number, chosen.start, tuple(chosen.tokens), tuple(rejected.tokens), margin
 
 
 def test_an_epoch_holds_every_comparison_and_a_prompt_s_in_one_batch(started, preferences, caplog):
@@ -79,13 +77,17 @@ def test_an_epoch_holds_every_comparison_and_a_prompt_s_in_one_batch(started, pr
     found, seen = [], {}
     for step in range(int(source.plan.an_epoch)):
         batch = arrays(source.next(None, step))
-        rows, length = batch["chosen_tokens_BT"].shape
+        rows, texts, length = batch["tokens_BKT"].shape
+        assert texts == 2
         assert 2 * rows * length == TOKENS
         kinds = {name: value.dtype.name for name, value in batch.items()}
-        assert kinds == dict.fromkeys(kinds, "int32") | {"margin_B": "float32", "weight_B": "float32"}
-        empty = batch["weight_B"] == 0
+        assert kinds == dict.fromkeys(kinds, "int32") | {"preferred_BKK": "float32", "margin_BKK": "float32"}
+        count_B = batch["preferred_BKK"].sum((1, 2))
+        assert count_B.max() == 1
+        assert (batch["preferred_BKK"][:, 0, 1] == count_B).all(), "of two texts the preferred one comes first"
+        empty = count_B == 0
         assert not any(value[empty].any() for name, value in batch.items() if "tokens" not in name)
-        assert (batch["chosen_tokens_BT"][empty] == preferences.vocabulary().pad).all()
+        assert (batch["tokens_BKT"][empty] == preferences.vocabulary().pad).all()
         found += texts_in(batch)
         for prompt in set(batch["prompt_B"][~empty].tolist()):
             assert seen.setdefault(prompt, step) == step
@@ -97,6 +99,48 @@ def test_an_epoch_holds_every_comparison_and_a_prompt_s_in_one_batch(started, pr
     with caplog.at_level(logging.WARNING):
         source.next(None, step + 1)
     assert f"a second epoch begins at update {step + 2}" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory, model_path):
+    """Prompts with 2 to 6 answers that are scored, so that those of 5 and 6 make several rows of 4 texts."""
+    folder, rng = tmp_path_factory.mktemp("ranked"), np.random.default_rng(1)
+    records = []
+    for number in range(40):
+        count = 2 + number % 5
+        answers = [f"{letter} " * rng.integers(1, 6) + str(number) for letter in "abcdef"[:count]]
+        records.append({"prompt": f"why {number}?", "responses": answers, "scores": rng.permutation(count).tolist()})
+    (folder / "ranked.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    sources, tokenizer = {"ranked": f"jsonl:{folder}/ranked.jsonl"}, Tokenizer(420, model_path)
+    return Preferences(sources, tokenizer, str(folder / "run"), LENGTH, validation_share=0.2)
+
+
+@pytest.mark.parametrize("texts", [3, 4])
+def test_rows_of_more_texts_hold_every_comparison_once(started, ranked, texts):
+    source = started(preferences=ranked, texts=texts, batch_tokens=512 * texts)
+    found, seen, used, positions = [], {}, 0, 0
+    for step in range(int(source.plan.an_epoch)):
+        batch = arrays(source.next(None, step))
+        rows, count, length = batch["tokens_BKT"].shape
+        assert (count, rows * length) == (texts, 512)
+        found += texts_in(batch)
+        for row in np.flatnonzero(batch["preferred_BKK"].any((1, 2))):
+            assert seen.setdefault(int(batch["prompt_B"][row]), step) == step
+        used, positions = used + (batch["end_BK"] + 1)[batch["end_BK"] > 0].sum(), positions + 512 * texts
+        missing = batch["end_BK"] == 0
+        assert (batch["tokens_BKT"][missing] == ranked.vocabulary().pad).all()
+        assert not (batch["preferred_BKK"].any(1) | batch["preferred_BKK"].any(2))[missing].any()
+    assert sorted(found) == sorted(stored(ranked.stores("train")))
+    assert source.plan.padding == pytest.approx(1 - used / positions)
+    tokens = 512 * texts * (texts + 1)
+    one, other = (started(preferences=ranked, texts=count, batch_tokens=tokens) for count in (texts, texts + 1))
+    with pytest.raises(ValueError, match=r"what differs is .*Comparisons\.texts"):
+        other.set_state(one.get_state())
+    loaded = HeldOutComparisons(ranked, 512 * texts, texts=texts).load(Layout())["ranked"]
+    held = ranked.stores("validation")
+    assert sorted(text for batch in loaded for text in texts_in(batch)) == sorted(stored(held))
+    few = HeldOutComparisons(ranked, 512 * texts, most=7, texts=texts).load(Layout())["ranked"]
+    assert sorted(text for batch in few for text in texts_in(batch)) == sorted(list(stored(held))[:7])
 
 
 def test_a_batch_depends_on_seed_and_step_alone_on_any_mesh(started):
@@ -172,13 +216,13 @@ def test_the_reference_s_log_probabilities_go_with_every_batch(started, policy, 
     batch = source.next(None, 1)
     plain = started().next(None, 1)
     expected = jax.jit(objective.logprobs)(params, plain)
-    for name, value_B in zip(("chosen", "rejected"), expected, strict=True):
-        np.testing.assert_allclose(batch[f"{name}_reference_B"], value_B, rtol=1e-5)
-        assert (np.asarray(value_B)[np.asarray(batch["weight_B"]) > 0] < -1).all()
+    np.testing.assert_allclose(batch["reference_BK"], expected, rtol=1e-5)
+    assert (np.asarray(expected)[np.asarray(batch["end_BK"]) > 0] < -1).all()
     assert source.get_state()["reference"] != started().get_state()["reference"]
-    held = HeldOutComparisons(preferences, TOKENS, 8, None, str(folder), objective).load(Layout())["chat"][0]
-    chosen_B, _ = jax.jit(objective.logprobs)(params, {name: held[name] for name in plain})
-    np.testing.assert_allclose(held["chosen_reference_B"], chosen_B, rtol=1e-5)
+    reader = HeldOutComparisons(preferences, TOKENS, 8, reference=str(folder), objective=objective)
+    held = reader.load(Layout())["chat"][0]
+    logprob_BK = jax.jit(objective.logprobs)(params, {name: held[name] for name in plain})
+    np.testing.assert_allclose(held["reference_BK"], logprob_BK, rtol=1e-5)
 
 
 def test_models_of_another_vocabulary_are_refused(started, policy, preferences, tmp_path):
@@ -196,8 +240,10 @@ def test_models_of_another_vocabulary_are_refused(started, policy, preferences, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_tokens": 127}, r"is 127, which is 0 comparisons of two texts of LENGTH 64.*of 8 .*set it to 1024 or"),
-        ({"batch_tokens": 512}, r"BATCH_TOKENS is 512, which is 4 comparisons"),
+        ({"batch_tokens": 127}, r"is 127, which is 0 rows of 2 texts of LENGTH 64; .*of 8 .*set it to 1024 or"),
+        ({"batch_tokens": 512}, r"BATCH_TOKENS is 512, which is 4 rows of 2 texts"),
+        ({"texts": 4}, r"BATCH_TOKENS is 1024, which is 4 rows of 4 texts of LENGTH 64; .*set it to 2048 or"),
+        ({"texts": 1}, r"Comparisons\.texts is 1; it must be a whole number of at least 2"),
         ({"batch_tokens": 0}, "Comparisons.batch_tokens is 0"),
         ({"buckets": (32,)}, r"Comparisons.buckets is \(32,\); they must be positive and rise up to LENGTH, 64"),
         ({"buckets": (64, 32)}, "must be positive and rise"),

@@ -82,12 +82,15 @@ def test_large_prompts_that_are_short_stay_among_short_rows():
 def test_a_prompt_with_more_comparisons_than_a_batch_is_refused():
     lengths, prompts = np.full((9, 2), 100), np.zeros(9, int)
     message = (
-        r"a prompt has 9 comparisons.* of up to 100 tokens a batch has room for 8: set BATCH_TOKENS to 2304 or more, "
-        r"or Preferences\.max_comparisons to 8 or fewer"
+        r"of a prompt take 9 rows of 2 texts.* of up to 100 tokens a batch has room for 8: set BATCH_TOKENS to 2304 or "
+        r"more, or Preferences\.max_comparisons to 8 or fewer"
     )
     with pytest.raises(ValueError, match=message):
         PromptBatches(lengths, prompts, BUCKETS, ROWS, (0,))
     assert PromptBatches(lengths[:8], prompts[:8], BUCKETS, ROWS, (0,)).an_epoch == 1
+    rows = rows_of([4 * bucket for bucket in BUCKETS], TOKENS)
+    with pytest.raises(ValueError, match=r"take 5 rows of 4 texts.* room for 4: set BATCH_TOKENS to 2560 or more"):
+        PromptBatches(np.full((5, 4), 100), np.zeros(5, int), BUCKETS, rows, (0,))
     lengths, prompts = np.full((33, 2), 20), np.zeros(33, int)
     with pytest.raises(ValueError, match="set BATCH_TOKENS to 2304 or more"):
         PromptBatches(lengths, prompts, BUCKETS, ROWS, (0,))

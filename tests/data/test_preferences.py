@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from hcxjax.data.pair_rows import shared
 from hcxjax.data.preference_forms import Comparison, Preference
 from hcxjax.data.preferences import Preferences, fitted
 from hcxjax.data.tokenizer import Tokenizer
@@ -55,7 +56,7 @@ def test_both_texts_are_the_conversation_that_ends_with_the_answer(preferences, 
             assert text.start == len(HCXJAX.tokens(prompt, vocabulary))
             assert vocabulary.decode(text.tokens[text.start : -1]) == answer
             assert text.tokens[-1] == vocabulary.special("<|endofturn|>")
-        assert store.lengths[number].tolist() == [len(text.tokens) for text in store.texts(number)]
+        assert store.lengths[store.pairs[number]].tolist() == [len(text.tokens) for text in store.texts(number)]
     assert store.margins.tolist() == [0.5, 0.5]
     assert store.prompts[0] == store.prompts[1]
     assert store.manifest["texts"] == 3, "the rejected answer is stored once"
@@ -139,18 +140,30 @@ def test_a_prompt_may_be_limited(preferences):
 
 def test_the_world_compares_and_holds_out_its_own_split(preferences, vocabulary):
     sources = {"en": "instructions:en", "ko": "instructions:ko"}
-    world = preferences([], sources=sources, max_records=20, comparisons=2, validation_share=0.1, length=256)
+    world = preferences([], sources=sources, max_records=20, answers=4, validation_share=0.1, length=256)
+    counts = {}
     for language in sources:
         for split, count in (("train", 20), ("validation", 2)):
             store = world.stores(split)[language]
-            known = [pair for n in range(count) for pair in World().comparison(language, n, split, 2)]
+            known, equal = [], 0
+            for index in range(count):
+                prompt, answers, compared = World().comparison(language, index, split, 4)
+                assert len(compared) == 6
+                for chosen, rejected, margin in compared:
+                    if answers[chosen] == answers[rejected]:
+                        equal += 1
+                    else:
+                        known.append((prompt, (answers[chosen], answers[rejected]), margin))
             assert len(store) == len(known)
-            for number, pair in enumerate(known):
-                texts = [
-                    rendered(vocabulary, [Message("user", pair.prompt)], side) for side in (pair.chosen, pair.rejected)
-                ]
+            for number, (prompt, sides, margin) in enumerate(known):
+                texts = [rendered(vocabulary, [Message("user", prompt)], side) for side in sides]
                 assert [text.tokens.tolist() for text in store.texts(number)] == texts
-                assert store.margins[number] == np.float32(pair.margin)
+                assert store.margins[number] == np.float32(margin)
+            rows = shared(store.pairs, 4)
+            assert len(rows) == count, "a prompt is a row"
+            counts[language] = counts.get(language, 0) + equal
+        assert store.manifest["left_out"].get("its two answers are equal", [0])[0] == counts[language]
+    assert sum(counts.values()) > 0
 
 
 def test_a_damaged_store_is_named(preferences, tmp_path):
@@ -170,7 +183,7 @@ def test_a_damaged_store_is_named(preferences, tmp_path):
         ({"sources": {"a": "instructions:ko"}}, "set Preferences.max_records"),
         ({"template": "seed"}, r"has no special <\|im_start\|>"),
         ({"max_comparisons": 0}, "Preferences.max_comparisons is 0"),
-        ({"comparisons": 0}, "Preferences.comparisons is 0"),
+        ({"answers": 1}, "Preferences.answers is 1; it must be a whole number of at least 2"),
         ({"validation_share": 0.999999}, "'pairs' .* has no comparison to train on: 1 are held out"),
     ],
 )

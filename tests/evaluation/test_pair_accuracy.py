@@ -1,26 +1,26 @@
 """Held-out comparisons: the share that is put right, its floors, both orders, and lengths that are alike."""
 
 import logging
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hcxjax.evaluation.intervals import share_between
-from hcxjax.evaluation.pair_accuracy import PairAccuracy, answers_of, swapped
+from hcxjax.evaluation.pair_accuracy import PairAccuracy, answers_of, compared, swapped
 from hcxjax.mesh import Layout
 
 
 class FirstToken:
-    """Rewards an answer by its first token; in place of a model."""
+    """Rewards an answer by its first token, and leans to the text that stands first; in place of a model."""
 
     def __init__(self, leaning=0.0):
         self.leaning = leaning
 
     def rewards(self, params, batch):
-        rows = jnp.arange(len(batch["start_B"]))
-        first = [batch[f"{side}_tokens_BT"][rows, batch["start_B"]] for side in ("chosen", "rejected")]
-        return params * first[0] + self.leaning, params * first[1]
+        first_BK1 = jnp.take_along_axis(batch["tokens_BKT"], batch["start_B"][:, None, None], axis=2)
+        return (params * first_BK1[:, :, 0]).at[:, 0].add(self.leaning)
 
 
 class Given:
@@ -37,17 +37,16 @@ class Given:
 
     @staticmethod
     def batch(pairs):
-        rows = {f"{side}_tokens_BT": np.full((8, 16), 77, np.int32) for side in ("chosen", "rejected")}
-        whole = ("chosen_end_B", "rejected_end_B", "start_B", "source_B", "prompt_B")
-        rows |= {name: np.zeros(8, np.int32) for name in whole}
-        rows |= {name: np.zeros(8, np.float32) for name in ("margin_B", "weight_B")}
+        rows = {"tokens_BKT": np.full((8, 2, 16), 77, np.int32), "end_BK": np.zeros((8, 2), np.int32)}
+        rows |= {name: np.zeros(8, np.int32) for name in ("start_B", "source_B", "prompt_B")}
+        rows |= {name: np.zeros((8, 2, 2), np.float32) for name in ("margin_BKK", "preferred_BKK")}
         for row, (prompt, chosen, rejected, margin) in enumerate(pairs):
             start = 1 + prompt % 3
-            for side, answer in (("chosen", chosen), ("rejected", rejected)):
-                rows[f"{side}_tokens_BT"][row, start : start + len(answer)] = answer
-                rows[f"{side}_end_B"][row] = start + len(answer) - 1
+            for place, answer in enumerate((chosen, rejected)):
+                rows["tokens_BKT"][row, place, start : start + len(answer)] = answer
+                rows["end_BK"][row, place] = start + len(answer) - 1
             rows["start_B"][row], rows["prompt_B"][row] = start, prompt
-            rows["margin_B"][row], rows["weight_B"][row] = margin, 1
+            rows["margin_BKK"][row, 0, 1], rows["preferred_BKK"][row, 0, 1] = margin, 1
         return rows
 
     def learnt(self, most):
@@ -129,6 +128,30 @@ def test_a_judge_that_leans_to_one_side_is_seen():
 def test_swapping_is_its_own_inverse_and_answers_end_where_they_do():
     rows = Given.batch([(1, [3, 4, 5], [6], 0.0)])
     assert [[side.tolist() for side in pair] for pair in answers_of(rows)] == [[[3, 4, 5], [6]]]
-    assert [[side.tolist() for side in pair] for pair in answers_of(swapped(rows))] == [[[6], [3, 4, 5]]]
+    other = swapped(rows)
+    assert (other["tokens_BKT"][0, 0, 2], other["tokens_BKT"][0, 1, 2]) == (6, 3)
+    assert [[side.tolist() for side in pair] for pair in answers_of(other)] == [[[3, 4, 5], [6]]]
     again = swapped(swapped(rows))
-    assert all(again[name] is rows[name] for name in rows)
+    assert all(np.array_equal(again[name], rows[name]) for name in rows)
+
+
+def test_texts_that_are_read_once_are_measured_as_each_comparison_by_itself(comparisons, one_by_one):
+    """But for what the order does: a judge that leans to the text that stands first is seen in both."""
+    batch = comparisons(8, 16, 50, 3, texts=4)
+    pairs = {name: np.concatenate([rows, np.zeros_like(rows[:7])]) for name, rows in one_by_one(batch).items()}
+    pairs = {name: rows[: len(rows) // 8 * 8] for name, rows in pairs.items()}  # 8 devices
+    found, alone = (
+        measured(SimpleNamespace(load=lambda layout, rows=rows: {"chat": [rows]})) for rows in (batch, pairs)
+    )
+    assert found == pytest.approx(alone)
+    assert 0 < found["eval/preference/accuracy"] < 1
+    assert found["eval/preference/same_in_both_orders"] == 1
+    row, chosen, rejected = compared(batch)
+    first = batch["tokens_BKT"][row, :, batch["start_B"][row]]
+    differences = np.array(
+        [one[better] - one[worse] for one, better, worse in zip(first, chosen, rejected, strict=True)]
+    )
+    leaning = 30.5 * ((chosen == 0) * 1.0 - (rejected == 0)), 30.5 * ((chosen == 3) * 1.0 - (rejected == 3))
+    same = np.sign(differences + leaning[0]) == np.sign(differences + leaning[1])
+    leans = measured(SimpleNamespace(load=lambda layout: {"chat": [batch]}), FirstToken(leaning=30.5))
+    assert leans["eval/preference/same_in_both_orders"] == pytest.approx(same.mean()) != 1

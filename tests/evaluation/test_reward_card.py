@@ -67,7 +67,7 @@ def test_demonstrations_have_mean_0(calibrated, tiny, params, held_out, tmp_path
     assert (card.samples, card.count, card.clip, card.step) == ("demonstrations", 21, 3.0, 10)
     texts = {
         name: [
-            rows["chosen_tokens_BT"][row, : rows["chosen_end_B"][row] + 1]
+            rows["tokens_BKT"][row, 0, : rows["end_BK"][row, 0] + 1]
             for rows in batches
             for row in range(7)  # the last one fills up
         ]
@@ -83,7 +83,7 @@ def test_demonstrations_have_mean_0(calibrated, tiny, params, held_out, tmp_path
     assert found["eval/reward_card/accuracy"] == card.accuracy
     rewards = compiled_rewards(PairwiseReward(tiny), Layout())
     found = [rewards(params, rows) for batches in held_out.batches.values() for rows in batches]
-    differences = np.concatenate([np.asarray(chosen - rejected)[:7] for chosen, rejected in found])
+    differences = np.concatenate([np.asarray(reward_BK[:7, 0] - reward_BK[:7, 1]) for reward_BK in found])
     assert card.accuracy == pytest.approx((differences > 0).mean())
 
 

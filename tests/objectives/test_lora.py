@@ -242,7 +242,7 @@ def test_flops_leave_out_the_gradients_of_frozen_weights(lora, model, tiny, batc
     untied = dataclasses.replace(model, model=dataclasses.replace(config, tie_embeddings=False))
     assert LoRA(untied, RANK, 6.0).flops(batch) - untied.flops(batch) == lora.flops(batch) - model.flops(batch)
     reward, pairs = PairwiseReward(config), comparisons(4, 10, 62)
-    both = sum(pairs[name].size for name in ("chosen_tokens_BT", "rejected_tokens_BT"))
+    both = pairs["tokens_BKT"].size
     ours = LoRA(reward, RANK, 6.0, also=("head",)).flops(pairs)
     assert ours == reward.flops(pairs) + both * (6 * thin - 2 * block), "its decoder makes no logits"
 

@@ -103,18 +103,20 @@ def compare(
 
 
 def _answers(dice: Dice, instruction: Instruction, quality: Quality, count: int) -> list[str]:
-    """What is compared. Half of the pairs, and two of more than two, are one answer with a true and a false value.
+    """What is compared: of two, half are one answer with a true and a false value; of more, all are such pairs.
 
     What is true is hard to see for a small model, and the wording of two answers would drown it.
     """
-    if count > 2 or dice.chance(SAME_WORDING):
-        wording, order = dice.number(0, MOST), (1.0, 0.0) if dice.chance(0.5) else (0.0, 1.0)
-        answers = [respond(Dice("wording", wording), instruction, replace(quality, truth=truth)) for truth in order]
-    else:
+    if count == 2 and not dice.chance(SAME_WORDING):
         answers = [respond(dice, instruction, quality)] * 2
         while answers[1] == answers[0]:
             answers[1] = respond(dice, instruction, quality)
+        return answers
+    answers = []
+    for _ in range(count // 2):
+        wording, order = dice.number(0, MOST), (1.0, 0.0) if dice.chance(0.5) else (0.0, 1.0)
+        answers += [respond(Dice("wording", wording), instruction, replace(quality, truth=truth)) for truth in order]
     if count == 2:
         return answers
-    answers += [respond(dice, instruction, quality) for _ in range(count - 2)]
+    answers += [respond(dice, instruction, quality) for _ in range(count % 2)]
     return dice.draw(answers, count)

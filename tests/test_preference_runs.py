@@ -89,6 +89,7 @@ def test_a_reward_model_is_trained_killed_and_resumed_and_leaves_its_card(comman
     assert checkpoints(again) == [2, 4]
 
 
+@pytest.mark.slow
 def test_dpo_begins_at_its_reference(command, whole, tmp_path):
     run = tmp_path / "run"
     evaluators = "Experiment.evaluators=(@PairAccuracy(),)"

@@ -73,6 +73,8 @@ BATCH_TOKENS), SAVE_EVERY, EVAL_EVERY (updates), SEED, INIT_FROM (a run or an im
 The same command goes on from the newest checkpoint in RUN_DIR. A run's own RUN_DIR/config.gin repeats it:
   python -m hcxjax.main --gin_file=runs/quickstart/config.gin --gin.RUN_DIR=runs/again
 
+--cpu_devices N counts the CPU as N devices over which the mesh spreads: on N cores small models train faster that way.
+
 Several processes: --distributed on TPU pods and SLURM, which tell jax all it needs; elsewhere also --coordinator,
 --processes and --process.
 """
@@ -307,6 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Forced, because libraries that were imported before have put handlers of their own.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     quiet_libraries()
+    if options.cpu_devices:
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     if options.distributed or options.coordinator:
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
     try:
@@ -333,9 +337,14 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", type=int, help="number of processes")
     parser.add_argument("--process", type=int, help="number of this process, from 0")
+    parser.add_argument(
+        "--cpu_devices", type=int, metavar="N", help="count the CPU as N devices"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     bindings = [argument for argument in arguments if argument.startswith("--gin.")]
     options = parser.parse_args([argument for argument in arguments if argument not in bindings])
+    if options.cpu_devices is not None and options.cpu_devices < 1:
+        parser.error(f"--cpu_devices is {options.cpu_devices}; it must be at least 1")
     if not options.gin_file:
         parser.error("name a run: --gin_file=gin/runs/quickstart.gin")
     if (options.processes is not None or options.process is not None) and not options.coordinator:

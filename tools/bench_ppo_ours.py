@@ -158,6 +158,7 @@ def experiment(case: Case, folder: Path, tracker: Memory, updates: int, **change
         "episodes": case.episodes,
         "new_tokens": case.new_tokens,
         "epochs": case.epochs,
+        "packed": 4,
         "settings": settings(case),
         "logged": 0,
     }

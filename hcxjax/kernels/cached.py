@@ -39,7 +39,8 @@ def cached_attention(
     Returns: o_BTNH in q's dtype; scores and sums are float32.
     """
     batch = len(q_BTNH)
-    rows = ROWS if jax.default_backend() == "cpu" and batch % ROWS == 0 and not _sharded() else batch
+    apart = jax.default_backend() == "cpu" and capacity > PART and batch % ROWS == 0 and not _sharded()
+    rows = ROWS if apart else batch
     done = [
         _through(
             q_BTNH[row : row + rows] * scale,

@@ -28,8 +28,8 @@ class PPO:
 
     Parameters are `{"policy": a decoder's, "value": a scalar model's}`. A batch holds `tokens_BT`, `targets_BT`,
     `segment_ids_BT`, `positions_BT` (int32), and float32 `mask_BT`, `old_logprob_BT`, `old_value_BT`, `advantage_BT`,
-    `return_BT`, `repeated_BT`, `weight_BT`; the last seven are 0 where the mask is. `critic_mean_B` and `critic_std_B`
-    may be there (see `values`).
+    `return_BT`, `repeated_BT`, `weight_BT`; the last seven are 0 where the mask is. `critic_mean_BT` and
+    `critic_std_BT` may be there (see `values`). Several episodes may share a row, as segments.
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 9, with the values' clipping and the defaults of Huang et al.
     2024, arXiv:2403.17031; unlikelihood in the minibatch: HyperCLOVA X, arXiv:2404.01954, after Welleck et al. 2020,
@@ -102,12 +102,14 @@ class PPO:
         """value_BT, float32: what the critic expects before target t is known, from the tokens that stand before it.
 
         A critic that starts from a reward model is on the scale of its raw scores, rewards are on that of its card. So
-        values are taken to the latter as scores are: a batch says by which `critic_mean_B` and `critic_std_B`.
+        values are taken to the latter as scores are: a batch says by which `critic_mean_BT` and `critic_std_BT`. Where
+        no episode stands, the deviation may be 0.
         """
         value_BT = scalars(self.critic, params["value"], batch)
-        if "critic_std_B" not in batch:
+        if "critic_std_BT" not in batch:
             return value_BT
-        return (value_BT - batch["critic_mean_B"][:, None]) / batch["critic_std_B"][:, None]
+        std_BT = jnp.where(batch["critic_std_BT"] > 0, batch["critic_std_BT"], 1.0)
+        return (value_BT - batch["critic_mean_BT"]) / std_BT
 
     def loss(self, params: Params, batch: Batch, rng: Array) -> tuple[Array, Array, Metrics]:
         """(sum, weight, metrics) over the answers' tokens. The rng is not used."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hcxjax.data.rollouts.lessons import packed_minibatch
 from hcxjax.inference.engine import Engine, EngineSettings
 from hcxjax.inference.requests import Request
 from hcxjax.inference.sampling import Sampling
@@ -182,6 +183,21 @@ def test_entropies_are_those_of_the_divided_logits(tiny, params):
     np.testing.assert_allclose(entropy_BT[:, 2], -(np.exp(logprob_V) * logprob_V).sum(), rtol=1e-5)
 
 
+def test_packing_changes_neither_loss_nor_gradient(tiny, params):
+    """Episodes that share rows do not see each other, have their own places and their own scale of the critic."""
+    objective = PPO(tiny, temperature=TEMPERATURE, unlikelihood=0.3)
+    there_BT = (batch := near(objective, params, batch_of(texts())))["segment_ids_BT"] > 0
+    scales = np.linspace(0.5, 4, ROWS, dtype=np.float32)[:, None]
+    batch |= {"critic_mean_BT": there_BT * scales, "critic_std_BT": there_BT / scales}
+    packed = packed_minibatch(batch, np.arange(ROWS), there_BT.sum(axis=1), 2 * WIDTH, 1)
+    assert len(packed["tokens_BT"]) < ROWS
+    (found, gradient), (other, other_gradient) = (
+        loss_and_gradient(objective, params, part) for part in (batch, packed)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, other)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), gradient, other_gradient)
+
+
 def test_a_critic_may_have_sizes_of_its_own(tiny):
     smaller = dataclasses.replace(tiny, num_layers=1, embed_dim=16)
     objective = PPO(tiny, value_model=smaller)
@@ -200,8 +216,11 @@ def test_the_critic_is_taken_to_the_scale_of_the_rewards(tiny, params):
     objective, batch = PPO(tiny), batch_of(texts())
     raw_BT = objective.values(params, batch)
     mean_B, std_B = np.linspace(-1, 2, ROWS, dtype=np.float32), np.linspace(0.5, 4, ROWS, dtype=np.float32)
-    scaled_BT = objective.values(params, batch | {"critic_mean_B": mean_B, "critic_std_B": std_B})
-    np.testing.assert_allclose(scaled_BT, (raw_BT - mean_B[:, None]) / std_B[:, None], rtol=1e-5, atol=1e-6)
+    there_BT = batch["segment_ids_BT"] > 0
+    scales = {"critic_mean_BT": there_BT * mean_B[:, None], "critic_std_BT": there_BT * std_B[:, None]}
+    scaled_BT = np.where(there_BT, objective.values(params, batch | scales), 0)
+    expected_BT = np.where(there_BT, (raw_BT - mean_B[:, None]) / std_B[:, None], 0)
+    np.testing.assert_allclose(scaled_BT, expected_BT, rtol=1e-5, atol=1e-6)
 
 
 # Before the first update

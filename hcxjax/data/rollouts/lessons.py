@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcxjax.checks import number, whole
+from hcxjax.data.conversation_batches import packed
 from hcxjax.data.hashing import shuffled
 from hcxjax.data.rollouts.episodes import Episodes
 from hcxjax.objectives.returns import gae, kl_terms, penalised, token_rewards, whitened
@@ -178,6 +179,31 @@ class Deal:
         return shuffled(self.episodes, self.seed, update, epoch)[place * size : (place + 1) * size]
 
 
-def minibatch(lesson: Mapping[str, np.ndarray], rows: np.ndarray, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Rows start..stop-1 of a minibatch."""
-    return {name: array[rows[start:stop]] for name, array in lesson.items()}
+def minibatch(lesson: Mapping[str, np.ndarray], episodes: np.ndarray) -> dict[str, np.ndarray]:
+    """Some episodes of a lesson, each a row."""
+    return {name: array_BT[episodes] for name, array_BT in lesson.items()}
+
+
+def packed_minibatch(
+    lesson: Mapping[str, np.ndarray], episodes: np.ndarray, lengths_B: np.ndarray, width: int, multiple: int
+) -> dict[str, np.ndarray]:
+    """Some episodes of a lesson, one after the other in rows of `width` places: they do not see each other.
+
+    What is learnt of them is the same but for rounding, and no place is computed for nothing but at the rows' ends.
+
+    Args:
+      lengths_B: places of each of the lesson's episodes.
+      multiple: rows are a multiple of this, so that few shapes are compiled; the last of them may be empty.
+    """
+    rows = packed(episodes, lengths_B[episodes], width)
+    count = -(-len(rows) // multiple) * multiple
+    found = {name: np.zeros((count, width), array_BT.dtype) for name, array_BT in lesson.items()}
+    for row, together in enumerate(rows):
+        start = 0
+        for number, episode in enumerate(together):
+            length = int(lengths_B[episode])
+            for name, array_BT in lesson.items():
+                found[name][row, start : start + length] = array_BT[episode, :length]
+            found["segment_ids_BT"][row, start : start + length] = number + 1
+            start += length
+    return found

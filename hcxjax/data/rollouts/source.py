@@ -16,7 +16,7 @@ from hcxjax.data.prompts import Prompts
 from hcxjax.data.rollouts.arrivals import ByArrival
 from hcxjax.data.rollouts.episodes import Episodes, joined
 from hcxjax.data.rollouts.judges import Judge, Reference, Reward
-from hcxjax.data.rollouts.lessons import Deal, Judged, Lessons, minibatch
+from hcxjax.data.rollouts.lessons import Deal, Judged, Lessons, minibatch, packed_minibatch
 from hcxjax.data.rollouts.log import RolloutLog
 from hcxjax.data.rollouts.player import Call, Played, Player
 from hcxjax.data.rollouts.players import Ahead, Held, InTurn, Players
@@ -59,6 +59,8 @@ class Rollouts:
       adaptive: lets the KL coefficient follow the divergence; None holds `Lessons.beta`.
       epochs, minibatches: how often, and in how many parts, a rollout is dealt.
       rows: episodes that are judged at once; None: all that share a minibatch.
+      packed: None: each episode is a row of a minibatch. Else they share rows, whose number is a multiple of this one
+        (which the mesh's shards of a batch, times ACCUMULATE, divide): less is padded, a few more shapes are compiled.
       lag: None: rollouts and updates take turns. Else rollouts are played in a thread, by the parameters that the
         rollout `lag` before them was learnt from; 0 gives the same bits as None.
       order: 'prompts': an update gets the answers to its own prompts. 'arrival', with a lag: those finished first.
@@ -82,6 +84,7 @@ class Rollouts:
     epochs: int = 4
     minibatches: int = 1
     rows: int | None = None
+    packed: int | None = None
     lag: int | None = None
     order: str = "prompts"
     settings: EngineSettings = EngineSettings()
@@ -115,6 +118,8 @@ class Rollouts:
             )
         if self.rows is not None:
             whole(self, 1, "rows")
+        if self.packed is not None:
+            whole(self, 1, "packed")
         if self.episodes % self._rows:
             raise ValueError(f"Rollouts.episodes is {self.episodes}; it must be a multiple of rows, {self._rows}")
         if self.adaptive is not None:
@@ -217,11 +222,12 @@ class Rollouts:
             )
         places = {"engine_layout": self.engine_layout, "reference_layout": self.reference_layout}
         for place in (layout, *(place for place in (*places.values(), self.reward_layout) if place is not None)):
-            if self._rows % place.batch_shards:
-                raise ValueError(
-                    f"Rollouts.rows is {self._rows}; it must be a multiple of the mesh's shards of a batch, "
-                    f"{place.batch_shards}"
-                )
+            for name, rows in {"rows": self._rows, "packed": self.packed}.items():
+                if rows is not None and rows % place.batch_shards:
+                    raise ValueError(
+                        f"Rollouts.{name} is {rows}; it must be a multiple of the mesh's shards of a batch, "
+                        f"{place.batch_shards}"
+                    )
         if self.lag is not None and jax.process_count() > 1:
             raise ValueError(
                 f"Rollouts.lag is {self.lag}, with {jax.process_count()} processes: threads of several processes would "
@@ -243,9 +249,15 @@ class Rollouts:
         if self._lesson is None:
             self._lesson = self._learn()[0]
         assert self._update == update, (self._update, update)
-        lesson = self._lesson
-        rows = self.deal.rows(update, hand)
-        return self._layout.shard_batch(lambda start, stop: minibatch(lesson, rows, start, stop), len(rows))
+        dealt = self.deal.rows(update, hand)
+        if self.packed is None:
+            batch = minibatch(self._lesson, dealt)
+        else:
+            batch = packed_minibatch(self._lesson, dealt, self._episodes.ends_B, self.width, self.packed)
+        return self._layout.shard_batch(
+            lambda start, stop: {name: array_BT[start:stop] for name, array_BT in batch.items()},
+            len(batch["tokens_BT"]),
+        )
 
     def _roll_out(self, params: Params, update: int) -> None:
         if self._reference is None:
@@ -300,7 +312,8 @@ class Rollouts:
         judged = _nothing(self.episodes, self.width)
         for start in range(0, self.episodes, self._rows):
             episodes = self._episodes.rows(start, start + self._rows)
-            batch = episodes.batch() | self._critic_scale(episodes)
+            batch = episodes.batch()
+            batch |= self._critic_scale(episodes, batch["tokens_BT"].shape[1])
             placed = self._layout.shard_batch(
                 lambda first, last, batch=batch: {name: rows[first:last] for name, rows in batch.items()}, self._rows
             )
@@ -311,13 +324,17 @@ class Rollouts:
     def _learn(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         stop_ids = self._prompts.stop_ids
         lesson, told = self.lessons.learn(self._episodes, self._judgement, stop_ids, self._update, self._beta)
-        return lesson | self._critic_scale(self._episodes), told
+        return lesson | self._critic_scale(self._episodes, lesson["tokens_BT"].shape[1]), told
 
-    def _critic_scale(self, episodes: Episodes) -> dict[str, np.ndarray]:
-        """What takes the critic, which was the reward model, to the scale of the rewards."""
+    def _critic_scale(self, episodes: Episodes, width: int) -> dict[str, np.ndarray]:
+        """What takes the critic, which was the reward model, to the scale of the rewards; alike in a whole row."""
         sources = self._prompts.sources
         mean_B, std_B = self._judge_of_answers.scales([str(sources[number]) for number in episodes.prompt_B])
-        return {"critic_mean_B": mean_B, "critic_std_B": std_B}
+        shape = (len(mean_B), width)
+        return {
+            "critic_mean_BT": np.broadcast_to(mean_B[:, None], shape),
+            "critic_std_BT": np.broadcast_to(std_B[:, None], shape),
+        }
 
     def _warn(self, told: dict[str, float]) -> None:
         if told["objective/kl"] < LEAST_KL:

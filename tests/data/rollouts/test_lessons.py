@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hcxjax.data.rollouts.episodes import Episodes
-from hcxjax.data.rollouts.lessons import Deal, Judged, Lessons, minibatch
+from hcxjax.data.rollouts.lessons import Deal, Judged, Lessons, minibatch, packed_minibatch
 from hcxjax.inference.requests import Continuation
 from tests.data.rollouts.parts import STOP
 
@@ -230,6 +230,31 @@ def test_every_epoch_deals_all_episodes_in_an_order_of_its_own():
 
 def test_a_minibatch_is_of_its_rows():
     lesson = {"mask_BT": np.arange(12).reshape(6, 2), "tokens_BT": -np.arange(12).reshape(6, 2)}
-    part = minibatch(lesson, np.array([4, 0, 3, 5]), 1, 3)
+    part = minibatch(lesson, np.array([0, 3]))
     np.testing.assert_array_equal(part["mask_BT"], [[0, 1], [6, 7]])
     np.testing.assert_array_equal(part["tokens_BT"], [[0, -1], [-6, -7]])
+
+
+@pytest.mark.parametrize(("width", "multiple", "shape"), [(16, 1, (2, 16)), (16, 4, (4, 16)), (24, 1, (1, 24))])
+def test_a_packed_minibatch_has_the_same_episodes_in_fewer_rows(width, multiple, shape):
+    """Each once and whole, as a segment of its own; what is left of the rows is empty."""
+    lesson, _ = learn()
+    ends_B = rollout()[0].ends_B
+    dealt = np.array([3, 0, 2, 1])
+    packed = packed_minibatch(lesson, dealt, ends_B, width, multiple)
+    assert packed.keys() == lesson.keys()
+    assert {array_BT.shape for array_BT in packed.values()} == {shape}
+    found = set()
+    for row, segments_T in enumerate(packed["segment_ids_BT"]):
+        for segment in range(1, segments_T.max() + 1):
+            (here,) = np.nonzero(segments_T == segment)
+            assert here[-1] - here[0] + 1 == len(here)
+            tokens = packed["tokens_BT"][row, here].tolist()
+            (episode,) = (at for at in dealt if [*ROWS[at][0], *ROWS[at][1]] == tokens)
+            found.add(episode)
+            for name in lesson.keys() - {"segment_ids_BT"}:
+                np.testing.assert_array_equal(packed[name][row, here], lesson[name][episode, : len(here)], name)
+    assert found == set(dealt)
+    empty_BT = packed["segment_ids_BT"] == 0
+    assert empty_BT.sum() == np.prod(shape) - ends_B.sum()
+    assert all(not array_BT[empty_BT].any() for array_BT in packed.values())

@@ -101,15 +101,22 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param({}, marks=SLOW), {"lag": 2}, pytest.param({"adaptive": AdaptiveKL(0.1, 20)}, marks=SLOW)],
+    [
+        pytest.param({}, marks=SLOW),
+        {"lag": 2, "packed": 2},
+        pytest.param({"adaptive": AdaptiveKL(0.1, 20)}, marks=SLOW),
+    ],
 )
-def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, changes):
+def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, in_turn, changes):
     whole = run(tmp_path / "whole", reference, **changes)
     run(tmp_path / "cut", reference, steps=6, save_every=6, **changes)  # in the middle of the second rollout
     resumed = run(tmp_path / "cut", reference, **changes)
     assert learnt(resumed) == learnt(whole)
     if "lag" in changes:
         assert [line["rollout/staleness"] for line in whole.values() if "rollout/staleness" in line] == [0, 1, 2, 2]
+    if "packed" in changes:
+        firsts = [[metrics[step]["train/loss"] for step in range(1, 5)] for metrics in (whole, in_turn)]
+        np.testing.assert_allclose(*firsts, rtol=1e-4, err_msg="the first rollout, in rows of its own and shared ones")
     if "adaptive" in changes:
         assert len({line["objective/beta"] for line in whole.values() if "objective/beta" in line}) > 1
 
@@ -148,6 +155,7 @@ def test_arrival_order_takes_what_is_finished_and_says_that_it_does_not_repeat(t
         ({"rows": 3}, r"Rollouts\.episodes is 8; it must be a multiple of rows, 3"),
         ({"order": "arrival"}, r"Rollouts\.order is 'arrival'; .* together with a lag"),
         ({"new_tokens": 0}, r"Rollouts\.new_tokens is 0"),
+        ({"packed": 0}, r"Rollouts\.packed is 0"),
     ],
 )
 def test_settings_that_cannot_be(reference, changes, message):

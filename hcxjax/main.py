@@ -337,9 +337,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", type=int, help="number of processes")
     parser.add_argument("--process", type=int, help="number of this process, from 0")
-    parser.add_argument(
-        "--cpu_devices", type=int, metavar="N", help="count the CPU as N devices"
-    )
+    parser.add_argument("--cpu_devices", type=int, metavar="N", help="count the CPU as N devices")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     bindings = [argument for argument in arguments if argument.startswith("--gin.")]
     options = parser.parse_args([argument for argument in arguments if argument not in bindings])

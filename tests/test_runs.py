@@ -159,8 +159,8 @@ def assert_same_course(run, whole) -> None:
 
 def test_another_mesh_has_the_same_order_and_losses(whole, compiled, tmp_path):
     from_step_4(whole, tmp_path / "run")
-    eight = compiled | {"JAX_NUM_CPU_DEVICES": "8"}
-    finish(start(tmp_path / "run", whole, eight, "Layout.data=2", "Layout.fsdp=2", "Layout.tensor=2"))
+    mesh = ("Layout.data=2", "Layout.fsdp=2", "Layout.tensor=2")
+    finish(start(tmp_path / "run", whole, compiled, *mesh, arguments=("--cpu_devices=8",)))
     assert_same_course(tmp_path / "run", whole)
 
 

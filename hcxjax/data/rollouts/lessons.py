@@ -200,10 +200,10 @@ def packed_minibatch(
     found = {name: np.zeros((count, width), array_BT.dtype) for name, array_BT in lesson.items()}
     for row, together in enumerate(rows):
         start = 0
-        for number, episode in enumerate(together):
+        for segment, episode in enumerate(together, start=1):
             length = int(lengths_B[episode])
             for name, array_BT in lesson.items():
                 found[name][row, start : start + length] = array_BT[episode, :length]
-            found["segment_ids_BT"][row, start : start + length] = number + 1
+            found["segment_ids_BT"][row, start : start + length] = segment
             start += length
     return found

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -127,8 +128,11 @@ def side(name: str, folder: Path) -> dict[str, float]:
         from tools.bench_ppo_trl import measure
 
         return measure(case, folder)
+    import jax
+
     from tools.bench_ppo_ours import measure as measure_ours
 
+    jax.config.update("jax_num_cpu_devices", min(2, len(os.sched_getaffinity(0))))
     return measure_ours(case, folder, **PLAYERS.get(name, {}))
 
 

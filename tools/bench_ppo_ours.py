@@ -33,7 +33,8 @@ from hcxjax.update import Recipe, compiled_update, update
 from tools.bench_ppo_case import STOP, Case
 
 SOURCE = "drawn"
-LAYOUT = Layout(data=1, devices=(0, 1))
+ONE = Layout(data=1, devices=(0, 1))
+"""The engine's device."""
 
 
 class Digits:
@@ -133,8 +134,8 @@ def calibrated(case: Case, folder: Path) -> Case:
 
 def weights(case: Case, folder: Path) -> tuple[DecoderConfig, Params]:
     """(sizes, parameters of the policy)."""
-    with LAYOUT.active():
-        _, params = load(folder / "model", LAYOUT)
+    with ONE.active():
+        _, params = load(folder / "model", ONE)
         return DecoderConfig(**case.shape), params | {"embed": jnp.asarray(case.steered(np.asarray(params["embed"])))}
 
 
@@ -150,6 +151,7 @@ def experiment(case: Case, folder: Path, tracker: Memory, updates: int, **change
     card = RewardCard(0.0, 1.0, 10.0, 1, "none", 0.5, {SOURCE: Scale(0.0, 1.0, 1)}, fingerprint(reward), 0)
     card.write(str(folder / "reward"))
     objective = PPO(model, temperature=case.temperature)
+    devices = min(2, jax.device_count())
     defaults: dict[str, Any] = {
         "objective": objective,
         "prompts": Drawn(case.prompts, case.prompt_tokens),
@@ -159,6 +161,7 @@ def experiment(case: Case, folder: Path, tracker: Memory, updates: int, **change
         "new_tokens": case.new_tokens,
         "epochs": case.epochs,
         "packed": 4,
+        "engine_layout": ONE,
         "settings": settings(case),
         "logged": 0,
     }
@@ -169,7 +172,7 @@ def experiment(case: Case, folder: Path, tracker: Memory, updates: int, **change
         objective=objective,
         source=Rollouts(**defaults | changes),
         optimizer=AdamW(Linear(3e-6, updates), weight_decay=0.0, b2=0.999, epsilon=1e-5),
-        layout=LAYOUT,
+        layout=Layout(data=devices, devices=(0, devices)),
         save_every=updates,
         spikes=SpikeGuard(loss=False),
         trackers=(tracker,),

@@ -73,7 +73,7 @@ BATCH_TOKENS), SAVE_EVERY, EVAL_EVERY (updates), SEED, INIT_FROM (a run or an im
 The same command goes on from the newest checkpoint in RUN_DIR. A run's own RUN_DIR/config.gin repeats it:
   python -m hcxjax.main --gin_file=runs/quickstart/config.gin --gin.RUN_DIR=runs/again
 
---cpu_devices N counts the CPU as N devices over which the mesh spreads: on N cores small models train faster that way.
+--cpu_devices N presents the CPU to jax as N devices, over which the mesh spreads; losses differ in their last bits.
 
 Several processes: --distributed on TPU pods and SLURM, which tell jax all it needs; elsewhere also --coordinator,
 --processes and --process.
@@ -337,7 +337,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", type=int, help="number of processes")
     parser.add_argument("--process", type=int, help="number of this process, from 0")
-    parser.add_argument("--cpu_devices", type=int, metavar="N", help="count the CPU as N devices")
+    parser.add_argument("--cpu_devices", type=int, metavar="N", help="present the CPU to jax as N devices")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     bindings = [argument for argument in arguments if argument.startswith("--gin.")]
     options = parser.parse_args([argument for argument in arguments if argument not in bindings])

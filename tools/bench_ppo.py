@@ -67,6 +67,10 @@ def add_ppo(commands: Any) -> None:
 def bench_ppo(options: argparse.Namespace) -> int:
     """Prints a table; with --side (its own child) one JSON object."""
     if options.side:
+        if options.side != TRL:
+            import jax
+
+            jax.config.update("jax_num_cpu_devices", min(2, os.cpu_count() or 1))
         print(json.dumps(side(options.side, options.folder)))
         return 0
     with tempfile.TemporaryDirectory() as name:
@@ -128,11 +132,8 @@ def side(name: str, folder: Path) -> dict[str, float]:
         from tools.bench_ppo_trl import measure
 
         return measure(case, folder)
-    import jax
-
     from tools.bench_ppo_ours import measure as measure_ours
 
-    jax.config.update("jax_num_cpu_devices", min(2, len(os.sched_getaffinity(0))))
     return measure_ours(case, folder, **PLAYERS.get(name, {}))
 
 

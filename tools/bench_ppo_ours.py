@@ -233,7 +233,7 @@ class Updates:
     """
 
     def __init__(self, case: Case, folder: Path):
-        self._run = experiment(case, folder, Memory(), case.epochs)
+        self._run = experiment(case, folder, Memory(), case.epochs, packed=None)
         with (
             self._run.layout.active(),
             contextlib.closing(CheckpointFolder(Path(self._run.run_dir), KeepPolicy())) as new,

@@ -199,6 +199,7 @@ def packed(members: np.ndarray, lengths: np.ndarray, length: int) -> list[tuple[
 
     Source: Johnson 1973, "Near-optimal bin packing algorithms": at most 11/9 of the fewest rows, plus a few.
     """
+    assert not len(lengths) or lengths.max() <= length, (lengths.max(), length)
     rows: list[list[int]] = []
     with_space: dict[int, list[int]] = {}
     spaces: list[int] = []  # the keys of `with_space` that have a row, rising

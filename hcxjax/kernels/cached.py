@@ -16,8 +16,8 @@ PART = 128
 
 
 ROWS = 4
-"""Rows on a CPU that go through the cache together, as far as the farthest of them: rows of short texts are soon done.
-On accelerators all rows go together, because small steps one after another would leave them idle."""
+"""Rows on a CPU that go through a cache of several parts together, as far as the farthest of them: short texts are soon
+done. On accelerators all rows go together, because small steps one after another would leave them idle."""
 
 
 @shaped
@@ -39,8 +39,8 @@ def cached_attention(
     Returns: o_BTNH in q's dtype; scores and sums are float32.
     """
     batch = len(q_BTNH)
-    apart = jax.default_backend() == "cpu" and capacity > PART and batch % ROWS == 0 and not _sharded()
-    rows = ROWS if apart else batch
+    apart = capacity > math.gcd(PART, capacity) and batch % ROWS == 0
+    rows = ROWS if apart and jax.default_backend() == "cpu" and not _sharded() else batch
     done = [
         _through(
             q_BTNH[row : row + rows] * scale,

@@ -189,11 +189,11 @@ def packed_minibatch(
 ) -> dict[str, np.ndarray]:
     """Some episodes of a lesson, one after the other in rows of `width` places: they do not see each other.
 
-    What is learnt of them is the same but for rounding, and no place is computed for nothing but at the rows' ends.
+    What is learnt of them is the same but for rounding; padding is the rows' ends, and fewer than `multiple` rows.
 
     Args:
       lengths_B: places of each of the lesson's episodes.
-      multiple: rows are a multiple of this, so that few shapes are compiled; the last of them may be empty.
+      multiple: what the number of rows is rounded up to, so that few shapes are compiled.
     """
     rows = packed(episodes, lengths_B[episodes], width)
     count = -(-len(rows) // multiple) * multiple

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from typing import Any
 
@@ -60,7 +61,8 @@ class Rollouts:
       epochs, minibatches: how often, and in how many parts, a rollout is dealt.
       rows: episodes that are judged at once; None: all that share a minibatch.
       packed: None: each episode is a row of a minibatch. Else they share rows, whose number is a multiple of this one
-        (which the mesh's shards of a batch, times ACCUMULATE, divide): less is padded, a few more shapes are compiled.
+        (and of what a minibatch is divided into): less is padded, a few more shapes are compiled.
+      accumulate: microbatches that the trainer divides a minibatch into.
       lag: None: rollouts and updates take turns. Else rollouts are played in a thread, by the parameters that the
         rollout `lag` before them was learnt from; 0 gives the same bits as None.
       order: 'prompts': an update gets the answers to its own prompts. 'arrival', with a lag: those finished first.
@@ -85,6 +87,7 @@ class Rollouts:
     minibatches: int = 1
     rows: int | None = None
     packed: int | None = None
+    accumulate: int = 1
     lag: int | None = None
     order: str = "prompts"
     settings: EngineSettings = EngineSettings()
@@ -96,7 +99,7 @@ class Rollouts:
     seed: int = 0
 
     def __post_init__(self):
-        whole(self, 1, "episodes", "new_tokens", "epochs", "minibatches")
+        whole(self, 1, "episodes", "new_tokens", "epochs", "minibatches", "accumulate")
         whole(self, 0, "logged", "seed")
         if self.lag is not None:
             whole(self, 0, "lag")
@@ -120,6 +123,8 @@ class Rollouts:
             whole(self, 1, "rows")
         if self.packed is not None:
             whole(self, 1, "packed")
+            if self.packed > (size := self.episodes // self.minibatches):
+                raise ValueError(f"Rollouts.packed is {self.packed}; it must be at most a minibatch's episodes, {size}")
         if self.episodes % self._rows:
             raise ValueError(f"Rollouts.episodes is {self.episodes}; it must be a multiple of rows, {self._rows}")
         if self.adaptive is not None:
@@ -222,12 +227,17 @@ class Rollouts:
             )
         places = {"engine_layout": self.engine_layout, "reference_layout": self.reference_layout}
         for place in (layout, *(place for place in (*places.values(), self.reward_layout) if place is not None)):
-            for name, rows in {"rows": self._rows, "packed": self.packed}.items():
-                if rows is not None and rows % place.batch_shards:
-                    raise ValueError(
-                        f"Rollouts.{name} is {rows}; it must be a multiple of the mesh's shards of a batch, "
-                        f"{place.batch_shards}"
-                    )
+            if self._rows % place.batch_shards:
+                raise ValueError(
+                    f"Rollouts.rows is {self._rows}; it must be a multiple of the mesh's shards of a batch, "
+                    f"{place.batch_shards}"
+                )
+        parts, size = layout.batch_shards * self.accumulate, self.episodes // self.minibatches
+        if self.packed is None and size % parts:
+            raise ValueError(
+                f"a minibatch has {size} episodes (Rollouts.episodes / minibatches); it must be a multiple of {parts} "
+                f"(microbatches {self.accumulate} x mesh shards of the batch {layout.batch_shards}), or set PACKED"
+            )
         if self.lag is not None and jax.process_count() > 1:
             raise ValueError(
                 f"Rollouts.lag is {self.lag}, with {jax.process_count()} processes: threads of several processes would "
@@ -253,7 +263,8 @@ class Rollouts:
         if self.packed is None:
             batch = minibatch(self._lesson, dealt)
         else:
-            batch = packed_minibatch(self._lesson, dealt, self._episodes.ends_B, self.width, self.packed)
+            multiple = math.lcm(self.packed, self._layout.batch_shards * self.accumulate)
+            batch = packed_minibatch(self._lesson, dealt, self._episodes.ends_B, self.width, multiple)
         return self._layout.shard_batch(
             lambda start, stop: {name: array_BT[start:stop] for name, array_BT in batch.items()},
             len(batch["tokens_BT"]),
@@ -327,7 +338,7 @@ class Rollouts:
         return lesson | self._critic_scale(self._episodes, lesson["tokens_BT"].shape[1]), told
 
     def _critic_scale(self, episodes: Episodes, width: int) -> dict[str, np.ndarray]:
-        """What takes the critic, which was the reward model, to the scale of the rewards; alike in a whole row."""
+        """What takes the critic, which was the reward model, to the rewards' scale; the same all along a row."""
         sources = self._prompts.sources
         mean_B, std_B = self._judge_of_answers.scales([str(sources[number]) for number in episodes.prompt_B])
         shape = (len(mean_B), width)

@@ -228,7 +228,7 @@ def test_every_epoch_deals_all_episodes_in_an_order_of_its_own():
     assert deal.rows(0, 1).tolist() != Deal(12, 3, 4, 8).rows(0, 1).tolist()
 
 
-def test_a_minibatch_is_of_its_rows():
+def test_a_minibatch_is_of_its_episodes():
     lesson = {"mask_BT": np.arange(12).reshape(6, 2), "tokens_BT": -np.arange(12).reshape(6, 2)}
     part = minibatch(lesson, np.array([0, 3]))
     np.testing.assert_array_equal(part["mask_BT"], [[0, 1], [6, 7]])

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from hcxjax.data.rollouts.lessons import Lessons
+from hcxjax.data.rollouts.lessons import Lessons, packed_minibatch
 from hcxjax.mesh import Layout
 from hcxjax.objectives.lora import LoRA
 from hcxjax.objectives.ppo import PPO
@@ -103,11 +103,20 @@ SLOW = pytest.mark.slow
     "changes",
     [
         pytest.param({}, marks=SLOW),
-        {"lag": 2, "packed": 2},
+        pytest.param({"lag": 2}, marks=SLOW),
+        {"lag": 2, "packed": 1},
         pytest.param({"adaptive": AdaptiveKL(0.1, 20)}, marks=SLOW),
     ],
 )
-def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, in_turn, changes):
+def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, in_turn, changes, monkeypatch):
+    packed_into = set()
+
+    def packed(*given):
+        batch = packed_minibatch(*given)
+        packed_into.add(len(batch["tokens_BT"]))
+        return batch
+
+    monkeypatch.setattr("hcxjax.data.rollouts.source.packed_minibatch", packed)
     whole = run(tmp_path / "whole", reference, **changes)
     run(tmp_path / "cut", reference, steps=6, save_every=6, **changes)  # in the middle of the second rollout
     resumed = run(tmp_path / "cut", reference, **changes)
@@ -117,6 +126,7 @@ def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, in_
     if "packed" in changes:
         firsts = [[metrics[step]["train/loss"] for step in range(1, 5)] for metrics in (whole, in_turn)]
         np.testing.assert_allclose(*firsts, rtol=1e-4, err_msg="the first rollout, in rows of its own and shared ones")
+        assert packed_into <= {1, 2, 3}, "four episodes share rows"
     if "adaptive" in changes:
         assert len({line["objective/beta"] for line in whole.values() if "objective/beta" in line}) > 1
 
@@ -156,6 +166,7 @@ def test_arrival_order_takes_what_is_finished_and_says_that_it_does_not_repeat(t
         ({"order": "arrival"}, r"Rollouts\.order is 'arrival'; .* together with a lag"),
         ({"new_tokens": 0}, r"Rollouts\.new_tokens is 0"),
         ({"packed": 0}, r"Rollouts\.packed is 0"),
+        ({"packed": 5}, r"Rollouts\.packed is 5; it must be at most a minibatch's episodes, 4"),
     ],
 )
 def test_settings_that_cannot_be(reference, changes, message):
@@ -166,6 +177,12 @@ def test_settings_that_cannot_be(reference, changes, message):
 def test_an_episode_longer_than_the_context_is_refused(reference):
     source = rollouts(reference, new_tokens=13)
     with pytest.raises(ValueError, match=r"up to 17 tokens .*the models' context is 16"):
+        source.start(LAYOUT, None)
+
+
+def test_a_minibatch_that_does_not_divide_is_refused(reference):
+    source = rollouts(reference, accumulate=3)
+    with pytest.raises(ValueError, match=r"a minibatch has 4 episodes .* a multiple of 3 \(microbatches 3 x .* 1\)"):
         source.start(LAYOUT, None)
 
 

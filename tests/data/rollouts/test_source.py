@@ -126,7 +126,7 @@ def test_a_run_that_goes_on_is_the_same_run_bit_for_bit(tmp_path, reference, in_
     if "packed" in changes:
         firsts = [[metrics[step]["train/loss"] for step in range(1, 5)] for metrics in (whole, in_turn)]
         np.testing.assert_allclose(*firsts, rtol=1e-4, err_msg="the first rollout, in rows of its own and shared ones")
-        assert packed_into <= {1, 2, 3}, "four episodes share rows"
+        assert min(packed_into) < 4, "some of four episodes share a row"
     if "adaptive" in changes:
         assert len({line["objective/beta"] for line in whole.values() if "objective/beta" in line}) > 1
 

@@ -253,6 +253,8 @@ class Rollouts:
         update, hand = divmod(step, self.deal.hands)
         self._measures = {}
         if hand == 0:
+            if self.lag is None:
+                jax.block_until_ready(params)  # the engine would wait for the last update, which is the trainer's time
             self._measures = {"time/train": time.perf_counter() - self._dealt_at}
             self._roll_out(params, update)
             self._dealt_at = time.perf_counter()

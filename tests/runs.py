@@ -36,7 +36,7 @@ def checkpoints(run: Path) -> list[int]:
     return sorted(int(folder.name) for folder in (run / "checkpoints").iterdir() if folder.name.isdigit())
 
 
-def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(what, process: subprocess.Popen, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, f"ended before it was stopped: {process.communicate()[1]}"

@@ -118,7 +118,14 @@ def test_help_explains(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--gin_file=x.gin", "--gin.STEPS"], ["--gin_fil=x.gin"], ["--gin_file=x.gin", "--process=1"]]
+    "arguments",
+    [
+        [],
+        ["--gin_file=x.gin", "--gin.STEPS"],
+        ["--gin_fil=x.gin"],
+        ["--gin_file=x.gin", "--process=1"],
+        ["--gin_file=x.gin", "--cpu_devices=0"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

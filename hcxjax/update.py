@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,18 +96,32 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
 
 def compiled_update() -> Callable[[Recipe, TrainState, Batch], tuple[TrainState, dict[str, Mean | Maximum]]]:
     """`update`, compiled. It takes over the state's memory, but for what is frozen, which others may hold on to."""
-
-    def changed(recipe: Recipe, state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict]:
-        state, metrics = update(recipe, dataclasses.replace(state, frozen=frozen), batch)
-        return dataclasses.replace(state, frozen={}), metrics
-
-    compiled = jax.jit(changed, static_argnums=0, donate_argnums=1)
+    compiled = _jitted_update()
 
     def step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean | Maximum]]:
         after, metrics = compiled(recipe, dataclasses.replace(state, frozen={}), state.frozen, batch)
         return dataclasses.replace(after, frozen=state.frozen), metrics
 
     return step
+
+
+def lowered_update(recipe: Recipe, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """The program that `compiled_update` runs, not yet compiled: for those who only want to look at it.
+
+    Args:
+      state, batch: abstract will do (`abstract_state`, `Layout.abstract_batch`); their shardings say for which devices.
+    """
+    return _jitted_update().lower(recipe, dataclasses.replace(state, frozen={}), state.frozen, batch)
+
+
+def _jitted_update() -> Any:
+    """(recipe, state without what is frozen, what is frozen, batch) → (state without it, metrics)."""
+
+    def changed(recipe: Recipe, state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict]:
+        state, metrics = update(recipe, dataclasses.replace(state, frozen=frozen), batch)
+        return dataclasses.replace(state, frozen={}), metrics
+
+    return jax.jit(changed, static_argnums=0, donate_argnums=1)
 
 
 def _veto(metrics: Metrics) -> Array | bool:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    {"protocols", "shapes", "checks"},
+    {"protocols", "shapes", "checks", "chips", "placement"},
     {"kernels", "mesh", "text", "world", "phases", "partition"},
     {"models"},
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},

@@ -7,7 +7,8 @@ misses all layers but one. Here every computation has the number of times that o
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 """Types whose width their name does not say."""
@@ -108,7 +109,11 @@ class Program:
         counts: dict[str, float] = {}
         endless: list[str] = []
         self._count(self.entry, 1.0, counts, endless)
-        runs = tuple((one, times) for name, times in counts.items() for one in self.computations[name].values())
+        runs = tuple(
+            Run(one, times, self.computations[name])
+            for name, times in counts.items()
+            for one in self.computations[name].values()
+        )
         return Executed(runs, tuple(endless))
 
     def _count(self, name: str, times: float, counts: dict[str, float], endless: list[str]) -> None:
@@ -145,6 +150,23 @@ class Program:
         step = self._step(body, index)
         return None if start is None or not step else max(0, -(-(limit - start) // step))
 
+    def stacked(self) -> list[tuple[Instruction, Shape]]:
+        """(loop, array) of what loops lay down slice by slice, a slice a turn: what a scan gives out.
+
+        Of a layer scan and its transpose, these are the activations that forward keeps for backward, and the gradients.
+        """
+        found = []
+        for name, computation in self.computations.items():
+            for one in computation.values():
+                body, trips = one.named("body"), one.opcode == "while" and self.trips(name, one)
+                if not body or not trips or trips < 2:
+                    continue
+                for index, shape in enumerate(one.shapes):
+                    made = self._element(body, self._part(body, self.root(body).name, index)) != index
+                    if made and shape.dims[:1] == (trips,) and len(shape.dims) > 1:
+                        found.append((one, shape))
+        return found
+
     def _step(self, body: str, index: int) -> int | None:
         """By how much one turn of a loop raises element `index` of what it carries."""
         total, name = 0, self._part(body, self.root(body).name, index)
@@ -180,20 +202,27 @@ class Program:
         return int(found[1]) if found else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Executed:
+class Run(NamedTuple):
+    """An instruction, how often it runs, and the computation that it stands in."""
+
+    instruction: Instruction
+    times: float
+    computation: Computation
+
+    def operand(self, number: int) -> Shape:
+        """The shape of an operand that is an array."""
+        return self.computation[self.instruction.operands[number]].shapes[0]
+
+
+class Executed(NamedTuple):
     """What one run of a program runs.
 
     Attributes:
-      runs: (instruction, how often).
       endless: names of loops of which the text does not say how often they turn; their bodies are counted once.
     """
 
-    runs: tuple[tuple[Instruction, float], ...]
+    runs: tuple[Run, ...]
     endless: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[tuple[Instruction, float]]:
-        return iter(self.runs)
 
 
 def _called(one: Instruction) -> list[str]:

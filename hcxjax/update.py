@@ -1,7 +1,6 @@
 """One update: the state that it changes, its gradient over microbatches, and what it reports."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -185,7 +184,16 @@ def _merge(one: Mean | Maximum, other: Mean | Maximum) -> Mean | Maximum:
 
 def abstract_state(recipe: Recipe, layout: Layout) -> TrainState:
     """Shapes, dtypes and shardings of the whole state, without an array."""
-    boxed = jax.eval_shape(functools.partial(_new_state, recipe))
+    return laid_out(boxed_state(recipe), layout)
+
+
+def boxed_state(recipe: Recipe) -> TrainState:
+    """Shapes, dtypes and logical axes of the whole state; nothing is computed."""
+    return jax.eval_shape(lambda: _state_of(recipe, recipe.objective.init(jax.random.key(recipe.seed))))
+
+
+def laid_out(boxed: TrainState, layout: Layout) -> TrainState:
+    """`boxed_state` with the shardings that a layout gives it, without its boxes."""
     shardings = layout.param_shardings(boxed)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), unbox(boxed), shardings
@@ -213,11 +221,6 @@ def initial_state(
         return _state_of(recipe, params)
 
     return jax.jit(new, out_shardings=shardings, donate_argnums=0)(dict(given()) if given else {})
-
-
-def _new_state(recipe: Recipe) -> TrainState:
-    """Parameters and optimizer state boxed with their logical axes."""
-    return _state_of(recipe, recipe.objective.init(jax.random.key(recipe.seed)))
 
 
 def _state_of(recipe: Recipe, params: Params) -> TrainState:

@@ -29,7 +29,7 @@ def hardware_flops_per_token(model: DecoderConfig, length: int, loss_chunk: int 
     Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B, for the model's own 3(w + v) and its attention; the rest
     is what the compiled program runs (`matmul_flops`), to less than 0.1 % with the xla backend.
     """
-    matmuls = 2.0 * _block_weights(model)
+    matmuls = 2.0 * block_weights(model)
     scores = 4.0 * model.num_layers * model.num_heads * model.head_dim * length * attention_share(length)
     head = 2.0 * model.vocab_size * model.embed_dim
     down = 0.0 if model.post_norms else 2.0 * model.num_layers * model.mlp_dim * model.embed_dim
@@ -39,7 +39,7 @@ def hardware_flops_per_token(model: DecoderConfig, length: int, loss_chunk: int 
     return 3 * matmuls + again + passes * scores + (4 if chunked else 3) * head
 
 
-def _block_weights(model: DecoderConfig) -> int:
+def block_weights(model: DecoderConfig) -> int:
     """Weights of all blocks' matmuls."""
     attention = 2 * model.embed_dim * model.head_dim * (model.num_heads + model.num_kv_heads)
     return model.num_layers * (attention + 3 * model.embed_dim * model.mlp_dim)

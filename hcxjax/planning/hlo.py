@@ -114,7 +114,7 @@ class Program:
             for name, times in counts.items()
             for one in self.computations[name].values()
         )
-        return Executed(runs, tuple(endless))
+        return Executed(runs, tuple(endless), tuple(name for name in self.computations if name not in counts))
 
     def _count(self, name: str, times: float, counts: dict[str, float], endless: list[str]) -> None:
         counts[name] = counts.get(name, 0.0) + times
@@ -219,15 +219,17 @@ class Executed(NamedTuple):
 
     Attributes:
       endless: names of loops of which the text does not say how often they turn; their bodies are counted once.
+      unreached: computations that nothing seen runs; functions that reductions apply to elements are among them.
     """
 
     runs: tuple[Run, ...]
     endless: tuple[str, ...]
+    unreached: tuple[str, ...]
 
 
 def _called(one: Instruction) -> list[str]:
     """Computations that an instruction runs. Those of reductions and sorts, which are run per element, are left out."""
-    if one.opcode in ("fusion", "call", "async-start", "map"):
+    if one.opcode in ("fusion", "call", "map", "async-start", "call-start"):
         names = [one.named("calls"), one.named("to_apply")]
     elif one.opcode == "while":
         names = [one.named("body"), one.named("condition")]

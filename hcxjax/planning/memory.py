@@ -10,7 +10,7 @@ from hcxjax.planning.flops import TILE
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 from hcxjax.protocols import PyTree
-from hcxjax.update import TrainState, abstract_state
+from hcxjax.update import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def state_bytes(state: TrainState) -> tuple[float, float]:
     return parameters, sharded_bytes(state.saved()) + sharded_bytes(state.frozen) - parameters
 
 
-def estimated_memory(step: Step, layout: PodLayout) -> Memory:
+def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory:
     """By arithmetic, for a language model.
 
       parameters, optimizer, batch   as they are sharded: exact
@@ -60,8 +60,10 @@ def estimated_memory(step: Step, layout: PodLayout) -> Memory:
       temporaries   the larger of what the head and what one block needs at once (`_head`, `_block`)
 
     Tests compare it with compiled programs; docs/planning.md says how far off it was.
+
+    Args:
+      state: abstract, with the layout's shardings.
     """
-    state = abstract_state(step.recipe, layout)
     parameters, optimizer = state_bytes(state)
     batch = sharded_bytes(layout.abstract_batch(step.shapes))
     model, tensor = step.model, layout.sizes["tensor"]
@@ -85,7 +87,7 @@ def kept_bytes(model: DecoderConfig, length: int, tensor: int) -> float:
       none        14·norms·D + w·(2N·H/t + (1 + tiles)·K·H/t + 6F/t): norms keep float32, and attention keys and values
                   up to the end of each tile
     """
-    width = _width(model)
+    width = compute_width(model)
     queries = model.num_heads * model.head_dim / tensor
     keys = model.num_kv_heads * model.head_dim / math.gcd(tensor, model.num_kv_heads)
     wide, embed = model.mlp_dim / tensor, model.embed_dim
@@ -114,9 +116,10 @@ def _block(model: DecoderConfig, length: int, tokens: float, tensor: int) -> flo
     """Activations of one block as if nothing were computed again, scores of a tile, and gathered weights."""
     everything = dataclasses.replace(model, remat="none")
     scores = 3 * 4.0 * tokens * model.num_heads / tensor * min(length, TILE)
-    weights = _width(model) * (model.parameters - 2 * model.vocab_size * model.embed_dim) / model.num_layers / tensor
+    weights = compute_width(model) * (model.parameters - 2 * model.vocab_size * model.embed_dim) / model.num_layers / tensor
     return tokens * kept_bytes(everything, length, tensor) + scores + 2 * weights
 
 
-def _width(model: DecoderConfig) -> int:
+def compute_width(model: DecoderConfig) -> int:
+    """Bytes of a number in the compute dtype."""
     return 4 if model.dtype == "float32" else 2

@@ -119,5 +119,24 @@ class Pod:
         return self.shape[dimension] == 16
 
 
+_PLANE = ("4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+_NODES = ("2x8", "4x8", "8x8", "16x8", "32x8", "64x8", "128x8")
+
+
+def usual_pods(text: str, slices: int = 1) -> list[Pod]:
+    """The pod that `text` names; where it names a chip alone, the pods of 16 to 1,024 of it that can usually be had.
+
+    Source: docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e. Of GPUs, powers of two of nodes of eight.
+    Raises:
+      ValueError: no chip has that name, or no pod that shape.
+    """
+    chip = next((chip for chip in CHIPS if chip.name.lower() == text.lower()), None)
+    if chip is None:
+        return [Pod.parse(text, slices)]
+    shapes = {0: _NODES, 2: _PLANE, 3: _CUBES}[chip.torus]
+    return [Pod.parse(f"{chip.name}:{shape}", slices) for shape in shapes]
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in text.split("x"))

@@ -59,19 +59,29 @@ class Step:
         return self.recipe.objective.flops(cast(Batch, self.shapes))
 
     @property
+    def is_language_model(self) -> bool:
+        """Does the arithmetic know what is trained?"""
+        return isinstance(self.recipe.objective, LanguageModel) and "tokens_BT" in self.shapes
+
+    @property
     def objective(self) -> LanguageModel:
         """ValueError where the step trains something that the arithmetic does not know."""
-        if not isinstance(self.recipe.objective, LanguageModel) or "tokens_BT" not in self.shapes:
+        if not self.is_language_model:
             raise ValueError(
                 f"the arithmetic knows language models, not {type(self.recipe.objective).__name__}: plan a run of "
                 "gin/stages/pretrain.gin, or compile this one alone"
             )
-        return self.recipe.objective
+        return cast(LanguageModel, self.recipe.objective)
 
     @property
     def model(self) -> DecoderConfig:
         """The decoder's sizes."""
         return self.objective.model
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Of the mesh."""
+        return AXES
 
     def changed(self, axes: Mapping[str, int], accumulate: int, remat: str) -> "Step":
         """The same update on another mesh, in other microbatches, keeping other activations."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.kernels.reference import MASKED
+from hcxjax.kernels.rotary import Angles
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
 
@@ -18,23 +19,26 @@ MOST_CHUNKS = 16
 
 
 @shaped
-def xla_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, *, scale: float) -> Array:
+def xla_attention(
+    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, *, scale: float, angles: Angles | None = None
+) -> tuple[Array, None]:
     """As `reference_attention`, in the inputs' precision with float32 scores.
 
     Each chunk of queries reads only the keys up to its end (where the plan is aligned) and is recomputed in the
     backward pass. Returns: o_BTNH in q's dtype.
     """
+    assert angles is None
     length = q_BTNH.shape[1]
     if length <= CHUNK:
-        return _chunk(q_BTNH, k_BSKH, v_BSKH, plan.mask(slice(None), slice(None)), scale=scale)
+        return _chunk(q_BTNH, k_BSKH, v_BSKH, plan.mask(), scale=scale), None
     size = max(CHUNK, -(-length // MOST_CHUNKS))
     chunk = jax.checkpoint(functools.partial(_chunk, scale=scale))
     outputs = []
     for start in range(0, length, size):
         queries = slice(start, min(start + size, length))
-        keys = slice(0, queries.stop) if plan.aligned else slice(None)
+        keys = slice(None)
         outputs.append(chunk(q_BTNH[:, queries], k_BSKH[:, keys], v_BSKH[:, keys], plan.mask(queries, keys)))
-    return jnp.concatenate(outputs, axis=1)
+    return jnp.concatenate(outputs, axis=1), None
 
 
 def _chunk(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, *, scale: float) -> Array:

@@ -114,9 +114,14 @@ class Decoder(nn.Module):
         assert filled is not None
         return x_BTD, filled
 
+    @property
+    def output_table(self) -> Array | Int8Weight:
+        """The rows that hidden states are compared with: the embedding, or the head where they are not tied."""
+        return self.embed if self.config.tie_embeddings else self.head
+
     def logits(self, x_BTD: Array) -> Array:
         """Scores over the vocabulary in float32."""
-        weight = self.embed if self.config.tie_embeddings else self.head
+        weight = self.output_table
         values_VD = weight.values if isinstance(weight, Int8Weight) else weight
         table_VD = constrain(values_VD.astype(self.config.dtype), "vocab", None)
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=jnp.float32)

@@ -122,7 +122,7 @@ def stage_complaints(path, text):
 def legend():
     """The letters that `protocols` explains."""
     table = ast.get_docstring(ast.parse((ROOT / "hcxjax/protocols.py").read_text(encoding="utf-8")))
-    return set(re.findall(r"\| ([A-Z]) +\|", table))
+    return {*"".join(re.findall(r"\| ([A-Z, ]+?) +\|", table))} - {*", "}
 
 
 def shape_suffix(name):

@@ -20,10 +20,10 @@ import jax
 from hcxjax.main import configure
 from hcxjax.planning.compiled import DoesNotFit
 from hcxjax.planning.pictures import memory_picture, time_picture
-from hcxjax.planning.plan import Plan, compiled_plan, estimate
+from hcxjax.planning.plan import Plan, Site, compiled_plan, estimate
 from hcxjax.planning.pods import Pod, usual_pods
 from hcxjax.planning.report import bindings, candidates, report
-from hcxjax.planning.search import Tried, pick, search
+from hcxjax.planning.search import pick, search
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import compile_only_devices, without_accelerators
 from hcxjax.protocols import Shaped
@@ -92,13 +92,13 @@ def planned(step: Step, options: argparse.Namespace) -> tuple[Plan, list[str]]:
     pod = pods[0]
     _ = step.on(pod)
     if options.arithmetic:
-        return estimate(step, pod), []
+        return estimate(step, Site.of(step, pod)), []
     return compiled_plan(step, pod, compile_only_devices(pod, options.target_config)), []
 
 
 def searched(step: Step, pods: list[Pod], options: argparse.Namespace) -> tuple[Plan, list[str]]:
     """The first of the best variants that compiles, on the pod that is picked."""
-    found: dict[Pod, Tried] = {pod: search(step, pod) for pod in pods}
+    found = search(step, pods)
     best = pick(found)
     plans = found[best.pod].plans
     lines = candidates(plans[:SHOWN], sum(tried.tried for tried in found.values()))

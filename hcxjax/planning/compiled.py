@@ -71,7 +71,7 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
     executed = parsed.executed()
     parameters, optimizer = state_bytes(state)
     return Compiled(
-        memory=_memory(program, parsed, parameters, optimizer, sharded_bytes(batch)),
+        memory=_memory(program, Memory(parameters, optimizer, sharded_bytes(batch), *_kept(parsed, step), 0.0)),
         collectives=collectives(executed, wiring.within, wiring.across),
         flops=matmul_flops(executed),
         uncounted=(*unknown_kernels(executed), *executed.endless, *_missed(parsed, executed)),
@@ -91,8 +91,19 @@ def _missed(program: Program, executed: Executed) -> list[str]:
     ]
 
 
-def _memory(program: Any, parsed: Program, parameters: float, optimizer: float, batch: float) -> Memory:
-    """XLA's own account of a device, divided by kind."""
+def _kept(program: Program, step: Step) -> tuple[float, float]:
+    """(bytes of activations, bytes of gradients) that the loops over layers lay down; 0 where there are none to know."""
+    if not step.is_language_model:
+        return 0.0, 0.0
+    sizes = {False: 0.0, True: 0.0}
+    for loop, shape in program.stacked(step.model.num_layers // step.model.scan_unroll):
+        if loop.source.endswith("/while"):  # not those that XLA makes of one matmul and its collective
+            sizes["transpose(" in loop.source] += shape.size
+    return sizes[False], sizes[True]
+
+
+def _memory(program: Any, known: Memory) -> Memory:
+    """XLA's own account of a device: what is not known already is temporary."""
     said = program.memory_analysis()
     # What is donated is counted among the arguments and among the outputs.
     total = (
@@ -102,12 +113,7 @@ def _memory(program: Any, parsed: Program, parameters: float, optimizer: float, 
         + said.temp_size_in_bytes
         + said.generated_code_size_in_bytes
     )
-    kept = {True: 0.0, False: 0.0}
-    for loop, shape in parsed.stacked():
-        if loop.source.endswith("/while"):  # not those that XLA makes of one matmul and its collective
-            kept["transpose(" in loop.source] += shape.size
-    known = parameters + optimizer + batch + kept[True] + kept[False]
-    return Memory(parameters, optimizer, batch, kept[False], kept[True], max(0.0, total - known))
+    return dataclasses.replace(known, temporaries=max(0.0, total - known.total))
 
 
 def _moved(state: Any, shardings: Any) -> tuple[str, ...]:

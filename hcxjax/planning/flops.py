@@ -14,29 +14,29 @@ def attention_share(length: int) -> float:
     return (1 + min(1.0, TILE / length)) / 2
 
 
-def hardware_flops_per_token(model: DecoderConfig, length: int, loss_chunk: int | None) -> float:
+def hardware_flops_per_token(model: DecoderConfig, length: int) -> float:
     """FLOPs that are run for a token of a training step: forward, computed again, and backward.
 
     With w = 2·(weights of the blocks' matmuls), a = 4·L·N·H·T·share (`attention_share`), v = 2·V·D, d = 2·L·F·D:
 
-      remat none       3w + 4a       backward is twice forward; scores are computed once more, no backend keeps them
-      remat dots       3w + 5a       matmuls with weights are kept, attention is computed again
-      remat attention  4w − d + 4a   the blocks' matmuls are computed again, the last only where a post-norm needs it
-      remat full       4w − d + 5a   both
+      remat none       3w + 4.5a       backward is twice forward; attention's computes scores and dO·v^T twice, for dq and
+                                       for dk and dv (Dao 2023, arXiv:2307.08691, algorithm 2)
+      remat dots       3w + 5.5a       matmuls with weights are kept, attention is computed again
+      remat attention  4w − d + 4.5a   the blocks' matmuls are computed again, the last only where a post-norm needs it
+      remat full       4w − d + 5.5a   both
 
-    and 3v for the logits, 4v where they are made chunk by chunk and not kept.
+    and 4v: the logits are made chunk by chunk, and again in the backward pass.
 
     Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B, for the model's own 3(w + v) and its attention; the rest
-    is what the compiled program runs (`matmul_flops`), to less than 0.1 % with the xla backend.
+    is what compiled programs run (`matmul_flops`).
     """
     matmuls = 2.0 * block_weights(model)
     scores = 4.0 * model.num_layers * model.num_heads * model.head_dim * length * attention_share(length)
     head = 2.0 * model.vocab_size * model.embed_dim
     down = 0.0 if model.post_norms else 2.0 * model.num_layers * model.mlp_dim * model.embed_dim
     again = matmuls - down if model.remat in ("full", "attention") else 0.0
-    passes = 5 if model.remat in ("full", "dots") else 4
-    chunked = loss_chunk is not None and loss_chunk < length
-    return 3 * matmuls + again + passes * scores + (4 if chunked else 3) * head
+    passes = 5.5 if model.remat in ("full", "dots") else 4.5
+    return 3 * matmuls + again + passes * scores + 4 * head
 
 
 def block_weights(model: DecoderConfig) -> int:

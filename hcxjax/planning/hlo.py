@@ -150,20 +150,20 @@ class Program:
         step = self._step(body, index)
         return None if start is None or not step else max(0, -(-(limit - start) // step))
 
-    def stacked(self) -> list[tuple[Instruction, Shape]]:
-        """(loop, array) of what loops lay down slice by slice, a slice a turn: what a scan gives out.
+    def stacked(self, turns: int) -> list[tuple[Instruction, Shape]]:
+        """(loop, array) of what loops of so many turns lay down slice by slice: what a scan gives out.
 
         Of a layer scan and its transpose, these are the activations that forward keeps for backward, and the gradients.
         """
         found = []
         for name, computation in self.computations.items():
             for one in computation.values():
-                body, trips = one.named("body"), one.opcode == "while" and self.trips(name, one)
-                if not body or not trips or trips < 2:
+                body = one.named("body")
+                if one.opcode != "while" or not body or self.trips(name, one) != turns:
                     continue
                 for index, shape in enumerate(one.shapes):
                     made = self._element(body, self._part(body, self.root(body).name, index)) != index
-                    if made and shape.dims[:1] == (trips,) and len(shape.dims) > 1:
+                    if made and shape.dims[:1] == (turns,) and len(shape.dims) > 1:
                         found.append((one, shape))
         return found
 

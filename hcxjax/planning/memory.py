@@ -5,8 +5,8 @@ import math
 
 import jax
 
-from hcxjax.models.config import DecoderConfig
 from hcxjax.planning.flops import TILE
+from hcxjax.planning.shares import Share
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 from hcxjax.protocols import PyTree
@@ -21,7 +21,7 @@ class Memory:
       parameters, optimizer: the state between updates (statistics and counters count to the optimizer).
       batch: the rows that are read.
       activations: what forward keeps for backward, of all layers.
-      gradients: of the parameters that train.
+      gradients: of the blocks' parameters that train.
       temporaries: all else that is alive at the fullest moment.
     """
 
@@ -55,7 +55,7 @@ def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory
     """By arithmetic, for a language model.
 
       parameters, optimizer, batch   as they are sharded: exact
-      activations   L · tokens · kept(remat), tokens = B·T / (shards of the batch · microbatches)
+      activations   L · tokens · `kept_bytes`
       gradients     the bytes of the parameters that train, twice where microbatches are summed
       temporaries   the larger of what the head and what one block needs at once (`_head`, `_block`)
 
@@ -64,62 +64,48 @@ def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory
     Args:
       state: abstract, with the layout's shardings.
     """
+    share = Share.of(step, layout)
     parameters, optimizer = state_bytes(state)
-    batch = sharded_bytes(layout.abstract_batch(step.shapes))
-    model, tensor = step.model, layout.sizes["tensor"]
-    tokens = step.tokens / layout.batch_shards / step.recipe.accumulate
     return Memory(
         parameters,
         optimizer,
-        batch,
-        activations=model.num_layers * tokens * kept_bytes(model, step.length, tensor),
-        gradients=sharded_bytes(state.params) * (2 if step.recipe.accumulate > 1 else 1),
-        temporaries=max(_head(step, tokens, tensor), _block(model, step.length, tokens, tensor)),
+        batch=sharded_bytes(layout.abstract_batch(step.shapes)),
+        activations=step.model.num_layers * share.tokens * kept_bytes(share, step.model.remat),
+        gradients=sharded_bytes(state.params) * (2 if share.microbatches > 1 else 1),
+        temporaries=max(_head(share, step.objective.loss_chunk), _block(share)),
     )
 
 
-def kept_bytes(model: DecoderConfig, length: int, tensor: int) -> float:
+def kept_bytes(share: Share, remat: str) -> float:
     """Bytes that forward keeps of a token and a block, w bytes a number of the compute dtype, heads and F split over t:
 
-      full        w·D                                      the block's input
-      attention   w·(D + N·H/t)                            and the attention's output
+      full        w·D                                  the block's input
+      attention   w·(D + N·H/t) + 4·N/t                and the attention's output, with the logarithms of its sums
       dots        w·(2D + (N + 2K)·H/t + 2F/t), + w·D with post-norms: outputs of matmuls that backward needs
-      none        14·norms·D + w·(2N·H/t + (1 + tiles)·K·H/t + 6F/t): norms keep float32, and attention keys and values
-                  up to the end of each tile
+      none        14·norms·D + w·(3N·H/t + 2c·K·H/t + 6F/t): norms keep float32; keys and values are whole rows'
     """
-    width = compute_width(model)
-    queries = model.num_heads * model.head_dim / tensor
-    keys = model.num_kv_heads * model.head_dim / math.gcd(tensor, model.num_kv_heads)
-    wide, embed = model.mlp_dim / tensor, model.embed_dim
-    if model.remat == "full":
-        return width * embed
-    if model.remat == "attention":
-        return width * (embed + queries)
-    if model.remat == "dots":
+    model, width = share.model, share.width
+    if remat == "full":
+        return width * model.embed_dim
+    if remat == "attention":
+        return width * (model.embed_dim + share.heads) + 4 * share.heads / model.head_dim
+    if remat == "dots":
         outputs = 3 if model.post_norms else 2
-        return width * (outputs * embed + queries + 2 * keys + 2 * wide)
-    tiles = -(-length // TILE)
+        return width * (outputs * model.embed_dim + share.heads + 2 * share.keys + 2 * share.wide)
     norms = 4 if model.post_norms else 2
-    return 14 * norms * embed + width * (2 * queries + (1 + tiles) * keys + 6 * wide)
+    keys = 2 * share.keys * share.context
+    return 14 * norms * model.embed_dim + width * (3 * share.heads + keys + 6 * share.wide)
 
 
-def _head(step: Step, tokens: float, tensor: int) -> float:
-    """Logits in float32 and the tables that are gathered to make them."""
-    model, chunk = step.model, step.objective.loss_chunk
-    share = min(1.0, (chunk or step.length) / step.length)
-    logits = 4.0 * tokens * share * model.vocab_size / tensor
-    table = 4.0 * model.vocab_size * model.embed_dim / tensor
-    return 3 * logits + 3 * table
+def _head(share: Share, chunk: int | None) -> float:
+    """Logits of a chunk and their gradient in float32, the gathered head, and its gradient in float32."""
+    part = min(share.tokens, share.tokens * (chunk or share.length) * share.context / share.length)
+    logits = 4.0 * part * share.model.vocab_size / share.tensor
+    return 2.5 * logits + (share.width + 8) * share.table
 
 
-def _block(model: DecoderConfig, length: int, tokens: float, tensor: int) -> float:
+def _block(share: Share) -> float:
     """Activations of one block as if nothing were computed again, scores of a tile, and gathered weights."""
-    everything = dataclasses.replace(model, remat="none")
-    scores = 3 * 4.0 * tokens * model.num_heads / tensor * min(length, TILE)
-    weights = compute_width(model) * (model.parameters - 2 * model.vocab_size * model.embed_dim) / model.num_layers / tensor
-    return tokens * kept_bytes(everything, length, tensor) + scores + 2 * weights
-
-
-def compute_width(model: DecoderConfig) -> int:
-    """Bytes of a number in the compute dtype."""
-    return 4 if model.dtype == "float32" else 2
+    scores = 8.0 * share.tokens * share.model.num_heads / share.tensor * min(share.length, TILE)
+    weights = share.width * share.weights / share.model.num_layers
+    return share.tokens * kept_bytes(share, "none") + scores + 2 * weights

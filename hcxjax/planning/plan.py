@@ -100,52 +100,83 @@ class Plan:
         return told
 
 
-def estimate(step: Step, pod: Pod, boxed: TrainState | None = None) -> Plan:
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A mesh on a pod, with the state laid out on it: what variants of a step share that differ in nothing else.
+
+    Attributes:
+      layout: over stand-ins for the devices.
+      state: abstract.
+    """
+
+    pod: Pod
+    layout: PodLayout
+    wiring: Wiring
+    state: TrainState
+
+    @classmethod
+    def of(cls, step: Step, pod: Pod, boxed: TrainState | None = None) -> "Site":
+        """The step's own mesh.
+
+        Args:
+          boxed: its `boxed_state`, where that is known already: it is the same on all meshes.
+        Raises:
+          ValueError: the mesh cannot be laid over the pod.
+        """
+        layout = step.on(pod)
+        return cls(pod, layout, Wiring.of(pod, layout.sizes), laid_out(boxed or boxed_state(step.recipe), layout))
+
+
+def estimate(step: Step, site: Site) -> Plan:
     """By arithmetic, of a language model; nothing is compiled and no compiler is needed.
 
-    Args:
-      boxed: `boxed_state` of the step, where it is known already: it is the same on all meshes.
     Raises:
-      ValueError: the mesh cannot be laid over the pod, or the batch not over the mesh; or it is no language model.
+      ValueError: the batch cannot be divided over the mesh, or it is no language model.
     """
     _ = step.objective
-    layout = step.on(pod)
-    step = dataclasses.replace(step, layout=dataclasses.replace(step.layout, **layout.sizes))
-    wiring = Wiring.of(pod, layout.sizes)
+    pod, layout = site.pod, site.layout
     layout.check_batch(step.rows, step.recipe.accumulate)
-    state = laid_out(boxed or boxed_state(step.recipe), layout)
-    flops = hardware_flops_per_token(step.model, step.length, step.objective.loss_chunk) * step.tokens / pod.devices
+    flops = _hardware_flops(step) / pod.devices
     collectives = estimated_collectives(step, pod, layout)
-    moved = moved_bytes(step, layout, sharded_bytes(state.params))
+    moved = moved_bytes(step, layout, sharded_bytes(site.state.params))
     return Plan(
-        step,
+        _resolved(step, layout),
         pod,
         ARITHMETIC,
-        estimated_memory(step, layout, state),
+        estimated_memory(step, layout, site.state),
         collectives,
         flops,
-        Roofline.of(pod, wiring, flops, moved, collectives),
+        Roofline.of(pod, site.wiring, flops, moved, collectives),
     )
+
+
+def _resolved(step: Step, layout: PodLayout) -> Step:
+    """The step with sizes in place of -1."""
+    return dataclasses.replace(step, layout=dataclasses.replace(step.layout, **layout.sizes))
+
+
+def _hardware_flops(step: Step) -> float:
+    """By arithmetic, of all devices; the model's own where the arithmetic does not know the objective."""
+    return hardware_flops_per_token(step.model, step.length) * step.tokens if step.is_language_model else step.flops
 
 
 def compiled_plan(step: Step, pod: Pod, devices: list[Any]) -> Plan:
     """From the program that XLA compiles for `devices` (`compile_only_devices`), which takes minutes.
 
     Bytes between HBM and cores stay arithmetic, and are left out where that does not know the objective. Where a program
-    has kernels that do not say what they compute, the model's FLOPs stand in if they are more.
+    has kernels or loops that do not say how much they compute, arithmetic stands in for all FLOPs if it says more.
 
     Raises:
       ValueError: the mesh cannot be laid over the pod, or the batch not over the mesh.
       DoesNotFit: it needs more memory than a device has.
     """
     layout = PodLayout.over(step.layout, devices)
-    step = dataclasses.replace(step, layout=dataclasses.replace(step.layout, **layout.sizes))
     wiring = Wiring.of(pod, layout.sizes)
     layout.check_batch(step.rows, step.recipe.accumulate)
     compiled = compile_step(step, layout, wiring)
     moved = 0.0
     if step.is_language_model:
         moved = moved_bytes(step, layout, compiled.memory.parameters)
-    flops = max(compiled.flops, step.flops / pod.devices) if compiled.uncounted else compiled.flops
+    flops = max(compiled.flops, _hardware_flops(step) / pod.devices) if compiled.uncounted else compiled.flops
     roofline = Roofline.of(pod, wiring, flops, moved, compiled.collectives)
-    return Plan(step, pod, COMPILED, compiled.memory, compiled.collectives, flops, roofline, compiled)
+    return Plan(_resolved(step, layout), pod, COMPILED, compiled.memory, compiled.collectives, flops, roofline, compiled)

@@ -75,6 +75,8 @@ def _collectives(plan: Plan) -> list[str]:
         return ["No collectives: every device works alone."]
     groups: dict[tuple[str, str], list] = {}
     for one in plan.collectives:
+        if not one.total:  # of groups of one device
+            continue
         along = " + ".join(one.axes) or "none"
         groups.setdefault((along if one.whole else f"a part of {along}", one.kind), []).append(one)
     lines = [

@@ -4,12 +4,14 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from hcxjax.planning.plan import Plan, estimate
+from hcxjax.mesh import AXES
+from hcxjax.planning.flops import TILE
+from hcxjax.planning.plan import Plan, Site, estimate
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.step import REMAT, Step
-from hcxjax.update import boxed_state
+from hcxjax.update import TrainState, boxed_state
 
-SEARCHED = ("data", "fsdp", "tensor")
+SEARCHED = ("data", "fsdp", "context", "tensor")
 """Mesh axes whose sizes are varied; the others stay as the run has them."""
 
 FULL = 0.9
@@ -34,15 +36,20 @@ class Tried:
     tightest: Plan | None
 
 
-def search(step: Step, pod: Pod) -> Tried:
-    """All variants of the step on a pod, by the time that `Roofline.ranking` gives them.
+def search(step: Step, pods: Sequence[Pod]) -> dict[Pod, Tried]:
+    """All variants of the step on each pod, by the time that `Roofline.ranking` gives them.
 
     Raises:
       ValueError: the arithmetic does not know the objective, or no mesh of that many devices can be.
     """
-    boxed, plans, tightest, tried = boxed_state(step.recipe), [], None, 0
-    for variant in variants(step, pod):
-        plan = estimate(variant, pod, boxed)
+    boxed = boxed_state(step.recipe)
+    return {pod: _tried(step, pod, boxed) for pod in pods}
+
+
+def _tried(step: Step, pod: Pod, boxed: TrainState) -> Tried:
+    plans, tightest, tried = [], None, 0
+    for site, variant in variants(step, pod, boxed):
+        plan = estimate(variant, site)
         tried += 1
         if tightest is None or plan.memory.total < tightest.memory.total:
             tightest = plan
@@ -82,40 +89,34 @@ def ranked_mfu(plan: Plan) -> float:
     return plan.mfu_bound * plan.roofline.bound / plan.roofline.ranking
 
 
-def variants(step: Step, pod: Pod) -> Iterator[Step]:
+def variants(step: Step, pod: Pod, boxed: TrainState) -> Iterator[tuple[Site, Step]]:
     """Every mesh, number of microbatches and remat policy that can be."""
-    fixed = math.prod(size for axis, size in _fixed(step).items())
-    if pod.devices % fixed:
+    fixed = math.prod(getattr(step.layout, axis) for axis in AXES if axis not in SEARCHED)
+    if fixed < 1 or pod.devices % fixed:
         return
     for sizes in factorizations(pod.devices // fixed, len(SEARCHED)):
         axes = dict(zip(SEARCHED, sizes, strict=True))
         if not _possible(step, axes):
             continue
-        layout = dataclasses.replace(step.layout, **axes)
         try:
-            shards = dataclasses.replace(step, layout=layout).on(pod).batch_shards
+            site = Site.of(step.changed(axes, 1, step.model.remat), pod, boxed)
         except ValueError:  # slices that the axes cannot be divided over
             continue
-        if step.rows % shards:
+        if step.rows % site.layout.batch_shards:
             continue
-        for accumulate in divisors(step.rows // shards):
+        for accumulate in divisors(step.rows // site.layout.batch_shards):
             for remat in REMAT:
-                yield step.changed(axes, accumulate, remat)
-
-
-def _fixed(step: Step) -> dict[str, int]:
-    """Axes that are not searched, by size."""
-    sizes = {field: getattr(step.layout, field) for field in step.axes}
-    return {axis: size for axis, size in sizes.items() if axis not in SEARCHED}
+                yield site, step.changed(axes, accumulate, remat)
 
 
 def _possible(step: Step, axes: Mapping[str, int]) -> bool:
-    """Do the axes divide what they are to divide, so that nothing is done twice?"""
+    """Do the axes divide what they are to divide, so that nothing is done twice, and leave tiles of attention whole?"""
     model = step.model
     divided = {
         "fsdp": (model.embed_dim,),
         "tensor": (model.num_heads, model.mlp_dim, model.vocab_size),
-        "context": (step.length,),
+        # Of a row, a device has two chunks.
+        "context": (max(1, step.length // (2 * TILE)),),
         "pipe": (model.num_layers,),
     }
     return all(size % axes.get(axis, 1) == 0 for axis, sizes in divided.items() for size in sizes)

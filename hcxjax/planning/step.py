@@ -78,11 +78,6 @@ class Step:
         """The decoder's sizes."""
         return self.objective.model
 
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """Of the mesh."""
-        return AXES
-
     def changed(self, axes: Mapping[str, int], accumulate: int, remat: str) -> "Step":
         """The same update on another mesh, in other microbatches, keeping other activations."""
         objective = dataclasses.replace(self.objective, model=dataclasses.replace(self.model, remat=remat))

@@ -23,6 +23,7 @@ class NoCompiler(ValueError):
 def without_accelerators() -> None:
     """Keeps jax and libtpu from looking for chips on this machine; call it before anything asks jax for a device."""
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # what is compiled for chips that are absent is not kept
     # libtpu asks Google's metadata server which pod it is on, for minutes where there is none.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

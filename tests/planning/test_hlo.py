@@ -119,4 +119,4 @@ def test_what_a_compiled_scan_runs_and_lays_down():
     program = Program.parse(jax.jit(total).lower(jnp.ones((6, 16))).compile().as_text())
     sines = [run.times for run in program.executed().runs if run.instruction.opcode == "sine"]
     assert sines == [6.0] and program.executed().endless == ()
-    assert Shape("f32", (6, 16)) in [shape for _, shape in program.stacked()]
+    assert Shape("f32", (6, 16)) in [shape for _, shape in program.stacked(6)]

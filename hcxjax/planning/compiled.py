@@ -29,6 +29,7 @@ class Compiled:
     Attributes:
       memory: of one device. Parameters, optimizer and batch are what their shardings say; activations and gradients what
         the loops over layers lay down; temporaries are the rest of what XLA takes, its code and padding included.
+      arguments: bytes that XLA gives to what an update is given: state and batch, with what its tiles add.
       collectives: that one device takes part in.
       flops: of one device's matmuls.
       uncounted: kernels that may hold matmuls and do not say so, loops of unknown length, whose bodies count once, and
@@ -40,6 +41,7 @@ class Compiled:
     """
 
     memory: Memory
+    arguments: float
     collectives: tuple[Collective, ...]
     flops: float
     uncounted: tuple[str, ...]
@@ -72,6 +74,7 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
     parameters, optimizer = state_bytes(state)
     return Compiled(
         memory=_memory(program, Memory(parameters, optimizer, sharded_bytes(batch), *_kept(parsed, step), 0.0)),
+        arguments=program.memory_analysis().argument_size_in_bytes,
         collectives=collectives(executed, wiring.within, wiring.across),
         flops=matmul_flops(executed),
         uncounted=(*unknown_kernels(executed), *executed.endless, *_missed(parsed, executed)),

@@ -1,6 +1,7 @@
 """A plan: what an update takes of a pod, compiled or by arithmetic, and what that bounds."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from hcxjax.planning.collectives import Collective
@@ -13,7 +14,7 @@ from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 from hcxjax.planning.traffic import estimated_collectives, moved_bytes
 from hcxjax.planning.wiring import Wiring
-from hcxjax.update import TrainState, boxed_state, laid_out
+from hcxjax.update import Recipe, TrainState, boxed_state, laid_out
 
 COMPILED, ARITHMETIC = "compiled", "arithmetic"
 
@@ -115,16 +116,17 @@ class Site:
     state: TrainState
 
     @classmethod
-    def of(cls, step: Step, pod: Pod, boxed: TrainState | None = None) -> "Site":
-        """The step's own mesh.
-
-        Args:
-          boxed: its `boxed_state`, where that is known already: it is the same on all meshes.
-        Raises:
-          ValueError: the mesh cannot be laid over the pod.
-        """
+    def of(cls, step: Step, pod: Pod) -> "Site":
+        """The step's own mesh. ValueError where it cannot be laid over the pod."""
         layout = step.on(pod)
-        return cls(pod, layout, Wiring.of(pod, layout.sizes), laid_out(boxed or boxed_state(step.recipe), layout))
+        boxed = _boxed(dataclasses.replace(step.recipe, accumulate=1))
+        return cls(pod, layout, Wiring.of(pod, layout.sizes), laid_out(boxed, layout))
+
+
+@functools.lru_cache(maxsize=4)
+def _boxed(recipe: Recipe) -> TrainState:
+    """`boxed_state`, which is the same on all meshes and takes longer than all else."""
+    return boxed_state(recipe)
 
 
 def estimate(step: Step, site: Site) -> Plan:

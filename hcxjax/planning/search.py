@@ -9,7 +9,6 @@ from hcxjax.planning.flops import TILE
 from hcxjax.planning.plan import Plan, Site, estimate
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.step import REMAT, Step
-from hcxjax.update import TrainState, boxed_state
 
 SEARCHED = ("data", "fsdp", "context", "tensor")
 """Mesh axes whose sizes are varied; the others stay as the run has them."""
@@ -42,13 +41,12 @@ def search(step: Step, pods: Sequence[Pod]) -> dict[Pod, Tried]:
     Raises:
       ValueError: the arithmetic does not know the objective, or no mesh of that many devices can be.
     """
-    boxed = boxed_state(step.recipe)
-    return {pod: _tried(step, pod, boxed) for pod in pods}
+    return {pod: _tried(step, pod) for pod in pods}
 
 
-def _tried(step: Step, pod: Pod, boxed: TrainState) -> Tried:
+def _tried(step: Step, pod: Pod) -> Tried:
     plans, tightest, tried = [], None, 0
-    for site, variant in variants(step, pod, boxed):
+    for site, variant in variants(step, pod):
         plan = estimate(variant, site)
         tried += 1
         if tightest is None or plan.memory.total < tightest.memory.total:
@@ -89,7 +87,7 @@ def ranked_mfu(plan: Plan) -> float:
     return plan.mfu_bound * plan.roofline.bound / plan.roofline.ranking
 
 
-def variants(step: Step, pod: Pod, boxed: TrainState) -> Iterator[tuple[Site, Step]]:
+def variants(step: Step, pod: Pod) -> Iterator[tuple[Site, Step]]:
     """Every mesh, number of microbatches and remat policy that can be."""
     fixed = math.prod(getattr(step.layout, axis) for axis in AXES if axis not in SEARCHED)
     if fixed < 1 or pod.devices % fixed:
@@ -99,7 +97,7 @@ def variants(step: Step, pod: Pod, boxed: TrainState) -> Iterator[tuple[Site, St
         if not _possible(step, axes):
             continue
         try:
-            site = Site.of(step.changed(axes, 1, step.model.remat), pod, boxed)
+            site = Site.of(step.changed(axes, 1, step.model.remat), pod)
         except ValueError:  # slices that the axes cannot be divided over
             continue
         if step.rows % site.layout.batch_shards:

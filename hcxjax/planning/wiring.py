@@ -71,6 +71,8 @@ def _bandwidth(pod: Pod, line: list[Place]) -> float:
     which is not subtracted: this is for bounds.
     """
     chip = pod.chip
+    if len(line) == 1:
+        return 0.0
     if not chip.torus:
         return chip.link
     along = 0.0

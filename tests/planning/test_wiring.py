@@ -36,5 +36,6 @@ def test_axes_across_slices():
     assert wiring.across == {"data": 2, "fsdp": 1, "tensor": 1}
     assert wiring.within == {"data": 1, "fsdp": 16, "tensor": 1}
     assert wiring.network == pytest.approx(3.125e9)
+    assert wiring.wires["data"].bandwidth == 0, "within a slice it is one device"
     nodes = Wiring.of(Pod.parse("H200:2x8"), {"data": 2, "fsdp": 8, "tensor": 1})
     assert nodes.across["data"] == 2 and nodes.network == 50e9

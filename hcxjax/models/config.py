@@ -60,6 +60,8 @@ class DecoderConfig:
       attention_multiplier: scale of q·k; None is head_dim^-0.5.
       tie_embeddings: the output head is the embedding.
       dtype: compute dtype of matmuls; weights are float32, norms, softmax and logits are computed in float32.
+      matmuls: of weights in the layers when training: 'dtype' as above, or in 'int8' or 'fp8', see
+        `hcxjax.models.low_precision`.
       attention: backend, see `hcxjax.kernels.backends`; 'auto' takes the fastest that the device has.
       attention_tile: (queries, keys) that the backend takes at a time; None for its own choice.
       context: where a row is divided over devices, how these come by each other's keys: 'gather' takes all at once,
@@ -90,6 +92,7 @@ class DecoderConfig:
     attention_multiplier: float | None = None
     tie_embeddings: bool = True
     dtype: str = "bfloat16"
+    matmuls: str = "dtype"
     attention: str = "auto"
     attention_tile: tuple[int, int] | None = None
     context: str = "gather"
@@ -119,6 +122,8 @@ class DecoderConfig:
             raise ValueError(f"DecoderConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"DecoderConfig.dtype is {self.dtype!r}; it must be float32, bfloat16 or float16")
+        if self.matmuls not in ("dtype", "int8", "fp8"):
+            raise ValueError(f"DecoderConfig.matmuls is {self.matmuls!r}; it must be dtype, int8 or fp8")
         if self.context not in ("gather", "ring"):
             raise ValueError(f"DecoderConfig.context is {self.context!r}; it must be 'gather' or 'ring'")
         if self.attention_tile is not None and (len(self.attention_tile) != 2 or min(self.attention_tile) < 1):

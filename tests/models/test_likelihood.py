@@ -54,6 +54,20 @@ def test_scores_equal_numpy(case):
     assert not np.all(found.top_BT)
 
 
+def test_gradients_are_those_of_the_formula(case):
+    config, x_BTD, targets_BT, params = case
+
+    def formula(x_BTD, table_VD):
+        logits_BTV = x_BTD @ table_VD.T * config.logits_multiplier
+        logprob_BT = jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), targets_BT[..., None], -1)
+        return jnp.sum(logprob_BT) + 0.1 * jnp.sum(jax.nn.logsumexp(logits_BTV, axis=-1) ** 2)
+
+    dx_BTD, dtable_VD = jax.grad(formula, (0, 1))(x_BTD, params["embed"])
+    _, (found_BTD, found) = scores_and_gradients(*case, 5)
+    np.testing.assert_allclose(found_BTD, dx_BTD, atol=1e-5)
+    np.testing.assert_allclose(found["embed"], dtable_VD, atol=1e-4)
+
+
 @pytest.mark.parametrize("chunk", [4, 1, 5])
 def test_chunks_equal_the_whole(case, chunk):
     whole, parts = scores_and_gradients(*case, None), scores_and_gradients(*case, chunk)

@@ -13,6 +13,7 @@ class Chip:
       name: as topologies are written, the 'v5p' of 'v5p:4x4x4'.
       kinds: how jax's device kinds begin.
       flops: dense bf16 FLOP/s.
+      flops8: dense operations/s in eight bits, int8 or fp8, whichever it does more of.
       memory: bytes of HBM that a program may take; what XLA keeps for itself is not counted.
       bandwidth: bytes/s of HBM.
       link: bytes/s that one link to a neighbour carries one way; where `torus` is 0, all links to the switch together.
@@ -27,6 +28,7 @@ class Chip:
     name: str
     kinds: tuple[str, ...]
     flops: float
+    flops8: float
     memory: float
     bandwidth: float
     link: float
@@ -43,13 +45,15 @@ class Chip:
         return self.flops / self.devices
 
 
-# Google's pages give the bandwidth of all links of a chip, both ways together: a link has a fourth (2D torus) or a sixth
-# (3D) of it, one way the half of that. Memory is what XLA of libtpu 0.0.42 says is available when a program asks for more.
+# Google's pages give the bandwidth of all links of a chip, both ways together: a link has a fourth (2D torus) or a
+# sixth (3D) of it, one way the half of that. Memory is what XLA of libtpu 0.0.42 says there is when a program asks for
+# more.
 CHIPS = (
     Chip(
         name="v5e",
         kinds=("TPU v5 lite", "TPU v5e"),
         flops=197e12,
+        flops8=393e12,
         memory=15.75 * GIB,
         bandwidth=819e9,
         link=400e9 / 4 / 2,
@@ -64,6 +68,7 @@ CHIPS = (
         name="v5p",
         kinds=("TPU v5p", "TPU v5"),
         flops=459e12,
+        flops8=918e12,
         memory=95.74 * GIB,
         bandwidth=2765e9,
         link=1200e9 / 6 / 2,
@@ -78,6 +83,7 @@ CHIPS = (
         name="v6e",
         kinds=("TPU v6 lite", "TPU v6e"),
         flops=918e12,
+        flops8=1836e12,
         memory=31.25 * GIB,
         bandwidth=1638e9,
         link=800e9 / 4 / 2,
@@ -92,6 +98,7 @@ CHIPS = (
         name="TPU7x",
         kinds=("TPU7x",),
         flops=2307e12,
+        flops8=4614e12,
         memory=2 * 94.75 * GIB,
         bandwidth=7380e9,
         link=1200e9 / 6 / 2,
@@ -106,6 +113,7 @@ CHIPS = (
         name="H100",
         kinds=("NVIDIA H100",),
         flops=989e12,
+        flops8=1979e12,
         memory=80e9,
         bandwidth=3350e9,
         link=900e9 / 2,
@@ -120,6 +128,7 @@ CHIPS = (
         name="H200",
         kinds=("NVIDIA H200",),
         flops=989e12,
+        flops8=1979e12,
         memory=141e9,
         bandwidth=4800e9,
         link=900e9 / 2,

@@ -87,7 +87,7 @@ class Layout:
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The jax mesh; Auto axes, because Linen's partitioned initialisers need them."""
-        sizes = dict(zip(AXES, self.shape, strict=True))
+        sizes: dict[str, int] = dict(zip(AXES, self.shape, strict=True))
         return jax.sharding.Mesh(arranged(sizes, self.chosen), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     @contextmanager
@@ -127,12 +127,10 @@ class Layout:
             shardings,
         )
 
-    def abstract_batch(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Batch:
+    def abstract_batch(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """What `shard_batch` gives for rows of these shapes, without an array."""
         sharding = self.sharding("batch")
-        return {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in shapes.items()
-        }
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in shapes.items()}
 
     def shard_batch(self, rows: Callable[[int, int], Mapping[str, np.ndarray]], batch: int) -> Batch:
         """Global arrays of `batch` rows of which each process builds only those its devices hold.

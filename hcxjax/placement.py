@@ -29,9 +29,7 @@ def arranged(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
             return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     across = across_slices(sizes, slices)
     within = tuple(size // across[axis] for axis, size in sizes.items())
-    return mesh_utils.create_hybrid_device_mesh(
-        within, tuple(across.values()), devices, allow_split_physical_axes=True
-    )
+    return mesh_utils.create_hybrid_device_mesh(within, tuple(across.values()), devices, allow_split_physical_axes=True)
 
 
 def across_slices(sizes: Mapping[str, int], slices: int) -> dict[str, int]:

@@ -104,7 +104,7 @@ def compiled_update() -> Callable[[Recipe, TrainState, Batch], tuple[TrainState,
     return step
 
 
-def lowered_update(recipe: Recipe, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+def lowered_update(recipe: Recipe, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Lowered:
     """The program that `compiled_update` runs, not yet compiled: for those who only want to look at it.
 
     Args:

@@ -10,6 +10,7 @@ def test_every_chip_is_whole():
         # Between a laptop's GPU and what exists: a slip of a thousand, or of bits for bytes, is outside.
         assert 1e14 < chip.flops < 1e16 and 1e10 < chip.memory < 1e12 and 5e11 < chip.bandwidth < 1e13
         assert 1e10 < chip.link < 1e12 and 1e9 < chip.network < chip.link
+        assert 1.9 < chip.flops8 / chip.flops < 2.1
         assert 50 < chip.flops / chip.bandwidth < 1000
 
 

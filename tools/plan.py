@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from hcxjax.main import configure
-from hcxjax.planning.compiled import DoesNotFit
+from hcxjax.planning.compiled import DoesNotFitError
 from hcxjax.planning.pictures import memory_picture, time_picture
 from hcxjax.planning.plan import Plan, Site, compiled_plan, estimate
 from hcxjax.planning.pods import Pod, usual_pods
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="POD",
-        help="v5e:8x8, v5p:4x4x4, v6e:16x16, TPU7x:4x4x4, H200:NODESx8; a chip alone is all its usual pods, with --search",
+        help="v5e:8x8, v5p:4x4x4, v6e:16x16, TPU7x:4x4x4, H200:NODESx8; a chip alone: its usual pods, with --search",
     )
     add("--slices", type=int, default=1, help="slices of that topology (default: %(default)s)")
     add("--tokens", type=float, metavar="N", help="a budget, for days and chip-hours")
@@ -112,7 +112,7 @@ def searched(step: Step, pods: list[Pod], options: argparse.Namespace) -> tuple[
     for plan in plans[:COMPILED_BEST]:
         try:
             compiled = compiled_plan(plan.step, plan.pod, devices)
-        except DoesNotFit as error:
+        except DoesNotFitError as error:
             lines.append(f"- {bindings(plan)}: {error}")
             continue
         fits.append(compiled)

@@ -18,7 +18,7 @@ from hcxjax.planning.wiring import Wiring
 from hcxjax.update import abstract_state, lowered_update
 
 
-class DoesNotFit(ValueError):
+class DoesNotFitError(ValueError):
     """The step was compiled, and needs more memory than a device has."""
 
 
@@ -27,8 +27,8 @@ class Compiled:
     """A compiled train step.
 
     Attributes:
-      memory: of one device. Parameters, optimizer and batch are what their shardings say; activations and gradients what
-        the loops over layers lay down; temporaries are the rest of what XLA takes, its code and padding included.
+      memory: of one device. Parameters, optimizer and batch are what their shardings say; activations and gradients
+        what the loops over layers lay down; temporaries are the rest of what XLA takes, its code and padding included.
       arguments: bytes that XLA gives to what an update is given: state and batch, with what its tiles add.
       collectives: that one device takes part in.
       flops: of one device's matmuls.
@@ -56,7 +56,7 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
     Args:
       layout: over compile-only devices.
     Raises:
-      DoesNotFit: it needs more memory than there is.
+      DoesNotFitError: it needs more memory than there is.
     """
     with layout.active():
         state = abstract_state(step.recipe, layout)
@@ -67,14 +67,16 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise DoesNotFit(_too_much(str(error))) from error
+            raise DoesNotFitError(_too_much(str(error))) from error
         seconds = time.monotonic() - started
     parsed = Program.parse(program.as_text() or "")
     executed = parsed.executed()
     parameters, optimizer = state_bytes(state)
+    said = program.memory_analysis()
+    assert said is not None, "XLA says what a program takes on TPUs, GPUs and CPUs"
     return Compiled(
-        memory=_memory(program, Memory(parameters, optimizer, sharded_bytes(batch), *_kept(parsed, step), 0.0)),
-        arguments=program.memory_analysis().argument_size_in_bytes,
+        memory=_memory(said, Memory(parameters, optimizer, sharded_bytes(batch), *_kept(parsed, step), 0.0)),
+        arguments=said.argument_size_in_bytes,
         collectives=collectives(executed, wiring.within, wiring.across),
         flops=matmul_flops(executed),
         uncounted=(*unknown_kernels(executed), *executed.endless, *_missed(parsed, executed)),
@@ -88,14 +90,12 @@ def _missed(program: Program, executed: Executed) -> list[str]:
     """Computations with matmuls or collectives that are run in a way that is not known."""
     watched = {"dot", "convolution", *KINDS, *(f"{kind}-start" for kind in KINDS)}
     return [
-        name
-        for name in executed.unreached
-        if any(one.opcode in watched for one in program.computations[name].values())
+        name for name in executed.unreached if any(one.opcode in watched for one in program.computations[name].values())
     ]
 
 
 def _kept(program: Program, step: Step) -> tuple[float, float]:
-    """(bytes of activations, bytes of gradients) that the loops over layers lay down; 0 where there are none to know."""
+    """(bytes of activations, bytes of gradients) that the loops over layers lay down; 0 where layers are not known."""
     if not step.is_language_model:
         return 0.0, 0.0
     sizes = {False: 0.0, True: 0.0}
@@ -105,9 +105,8 @@ def _kept(program: Program, step: Step) -> tuple[float, float]:
     return sizes[False], sizes[True]
 
 
-def _memory(program: Any, known: Memory) -> Memory:
+def _memory(said: Any, known: Memory) -> Memory:
     """XLA's own account of a device: what is not known already is temporary."""
-    said = program.memory_analysis()
     # What is donated is counted among the arguments and among the outputs.
     total = (
         said.argument_size_in_bytes

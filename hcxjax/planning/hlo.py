@@ -136,7 +136,7 @@ class Program:
         """
         if told := re.search(r'known_trip_count["\':{\s]+n["\':\s]+(\d+)', loop.attributes):
             return int(told[1])
-        body, condition = loop.named("body"), loop.named("condition")
+        body, condition = loop.named("body") or "", loop.named("condition") or ""
         if body not in self.computations or condition not in self.computations:
             return None
         test = self.root(condition)

@@ -7,13 +7,14 @@ from hcxjax.planning.hlo import Executed, Run
 
 
 def matmul_flops(executed: Executed) -> float:
-    """FLOPs of a chip: 2 for every multiplication and addition of dots and convolutions, and what kernels say of theirs.
+    """FLOPs of a chip: 2 for every multiply-add of dots and convolutions, and what kernels say of theirs.
 
     XLA writes matmuls as `dot`, or on TPUs as `convolution` with batch dimensions among the spatial ones. A kernel that
-    is no XLA program (`custom-call`) counts by its cost estimate, which its author wrote; without one it counts nothing.
+    is no XLA program (`custom-call`) counts by its cost estimate, which its author wrote; without one it counts 0.
     """
     counted = {"dot": _dot, "convolution": _convolution, "custom-call": _kernel}
-    return sum(counted[run.instruction.opcode](run) * run.times for run in executed.runs if run.instruction.opcode in counted)
+    runs = (run for run in executed.runs if run.instruction.opcode in counted)
+    return sum(counted[run.instruction.opcode](run) * run.times for run in runs)
 
 
 def unknown_kernels(executed: Executed) -> tuple[str, ...]:
@@ -84,9 +85,8 @@ def _pairs(image: int, kernel: int, result: int, options: dict[str, tuple[int, .
     for offset in range(kernel):
         # Output o meets place o·stride + offset·wide − low of the spread image: whole multiples of `spread` within it.
         start = offset * wide - low
-        met += sum(
-            1 for at in range(start, start + result * stride, stride) if 0 <= at <= (image - 1) * spread and at % spread == 0
-        )
+        places = range(start, start + result * stride, stride)
+        met += sum(1 for at in places if 0 <= at <= (image - 1) * spread and at % spread == 0)
     return met
 
 

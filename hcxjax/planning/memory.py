@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from hcxjax.planning.flops import TILE
+from hcxjax.planning.flops import TILE, recomputed
 from hcxjax.planning.shares import Share
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
@@ -57,7 +57,8 @@ def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory
       parameters, optimizer, batch   as they are sharded: exact
       activations   L · tokens · `kept_bytes`
       gradients     the bytes of the parameters that train, twice where microbatches are summed
-      temporaries   the larger of what the head and what one block needs at once (`_head`, `_block`)
+      temporaries   the larger of what the head and what one block needs at once (`_head`, `_block`), and, where
+                    gradients are summed over data and divided over fsdp, whole ones (`_whole_gradients`)
 
     Tests compare it with compiled programs; docs/planning.md says how far off it was.
 
@@ -72,29 +73,32 @@ def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory
         batch=sharded_bytes(layout.abstract_batch(step.shapes)),
         activations=step.model.num_layers * share.tokens * kept_bytes(share, step.model.remat),
         gradients=sharded_bytes(state.params) * (2 if share.microbatches > 1 else 1),
-        temporaries=max(_head(share, step.objective.loss_chunk), _block(share)),
+        temporaries=max(_head(share, step.objective.loss_chunk), _block(share)) + _whole_gradients(share, layout),
     )
 
 
-def kept_bytes(share: Share, remat: str) -> float:
+def kept_bytes(share: Share, remat: str | tuple[str, ...]) -> float:
     """Bytes that forward keeps of a token and a block, w bytes a number of the compute dtype, heads and F split over t:
 
-      full        w·D                                  the block's input
-      attention   w·(D + N·H/t) + 4·N/t                and the attention's output, with the logarithms of its sums
-      dots        w·(2D + (N + 2K)·H/t + 2F/t), + w·D with post-norms: outputs of matmuls that backward needs
-      none        14·norms·D + w·(3N·H/t + 2c·K·H/t + 6F/t): norms keep float32; keys and values are whole rows'
+      its input, w·D, and of what a policy keeps: query and attention w·N·H/t each, attention_lse 4·N/t, key and value
+      w·K·H/t each, output w·D, gate and up w·F/t each, down w·D where a post-norm follows
+      none   14·norms·D + w·(3N·H/t + 2c·K·H/t + 6F/t): norms keep float32; keys and values are whole rows'
+
+    What is offloaded lies with the host.
     """
     model, width = share.model, share.width
-    if remat == "full":
-        return width * model.embed_dim
-    if remat == "attention":
-        return width * (model.embed_dim + share.heads) + 4 * share.heads / model.head_dim
-    if remat == "dots":
-        outputs = 3 if model.post_norms else 2
-        return width * (outputs * model.embed_dim + share.heads + 2 * share.keys + 2 * share.wide)
-    norms = 4 if model.post_norms else 2
-    keys = 2 * share.keys * share.context
-    return 14 * norms * model.embed_dim + width * (3 * share.heads + keys + 6 * share.wide)
+    if remat == "none":
+        norms = 4 if model.post_norms else 2
+        keys = 2 * share.keys * share.context
+        return 14 * norms * model.embed_dim + width * (3 * share.heads + keys + 6 * share.wide)
+    again = recomputed(dataclasses.replace(model, remat=remat, offload=()))
+    sizes = dict.fromkeys(("query", "attention"), width * share.heads)
+    sizes |= dict.fromkeys(("key", "value"), width * share.keys)
+    sizes |= dict.fromkeys(("gate", "up"), width * share.wide)
+    sizes |= {"output": width * model.embed_dim, "attention_lse": 4 * share.heads / model.head_dim}
+    if model.post_norms:
+        sizes["down"] = width * model.embed_dim
+    return width * model.embed_dim + sum(size for name, size in sizes.items() if name not in again)
 
 
 def _head(share: Share, chunk: int | None) -> float:
@@ -109,3 +113,10 @@ def _block(share: Share) -> float:
     scores = 8.0 * share.tokens * share.model.num_heads / share.tensor * min(share.length, TILE)
     weights = share.width * share.weights / share.model.num_layers
     return share.tokens * kept_bytes(share, "none") + scores + 2 * weights
+
+
+def _whole_gradients(share: Share, layout: PodLayout) -> float:
+    """XLA for TPUs does not scatter what it also has to sum over a second axis: it sums it whole, and then cuts."""
+    if layout.sizes["data"] == 1 or layout.sizes["fsdp"] * layout.sizes["context"] == 1:
+        return 0.0
+    return 4 * share.table + 2 * share.width * share.weights / share.model.num_layers

@@ -148,7 +148,7 @@ def estimate(step: Step, site: Site) -> Plan:
         estimated_memory(step, layout, site.state),
         collectives,
         flops,
-        Roofline.of(pod, site.wiring, flops, moved, collectives),
+        Roofline.of(pod, site.wiring, flops, moved, collectives, step.eight_bits),
     )
 
 
@@ -165,12 +165,13 @@ def _hardware_flops(step: Step) -> float:
 def compiled_plan(step: Step, pod: Pod, devices: list[Any]) -> Plan:
     """From the program that XLA compiles for `devices` (`compile_only_devices`), which takes minutes.
 
-    Bytes between HBM and cores stay arithmetic, and are left out where that does not know the objective. Where a program
-    has kernels or loops that do not say how much they compute, arithmetic stands in for all FLOPs if it says more.
+    Bytes between HBM and cores stay arithmetic, and are left out where that does not know the objective. Where a
+    program has kernels or loops that do not say how much they compute, arithmetic stands in for all FLOPs if it says
+    more.
 
     Raises:
       ValueError: the mesh cannot be laid over the pod, or the batch not over the mesh.
-      DoesNotFit: it needs more memory than a device has.
+      DoesNotFitError: it needs more memory than a device has.
     """
     layout = PodLayout.over(step.layout, devices)
     wiring = Wiring.of(pod, layout.sizes)
@@ -180,5 +181,6 @@ def compiled_plan(step: Step, pod: Pod, devices: list[Any]) -> Plan:
     if step.is_language_model:
         moved = moved_bytes(step, layout, compiled.memory.parameters)
     flops = max(compiled.flops, _hardware_flops(step) / pod.devices) if compiled.uncounted else compiled.flops
-    roofline = Roofline.of(pod, wiring, flops, moved, compiled.collectives)
-    return Plan(_resolved(step, layout), pod, COMPILED, compiled.memory, compiled.collectives, flops, roofline, compiled)
+    roofline = Roofline.of(pod, wiring, flops, moved, compiled.collectives, step.eight_bits)
+    step = _resolved(step, layout)
+    return Plan(step, pod, COMPILED, compiled.memory, compiled.collectives, flops, roofline, compiled)

@@ -52,7 +52,9 @@ class Pod:
             form = "x".join("4" * dimensions) if chip.torus else "NODESx8"
             raise ValueError(f"--topology is {text!r}; a pod of {chip.name} is written {chip.name}:{form}")
         if slices < 1 or (slices > 1 and not chip.torus):
-            raise ValueError(f"--slices is {slices}; it must be at least 1, and 1 for GPUs, whose nodes are in the shape")
+            raise ValueError(
+                f"--slices is {slices}; it must be at least 1, and is 1 of GPUs: the shape has their nodes"
+            )
         pod = cls(chip, _sizes(sizes), slices)
         if math.prod(pod.shape) > chip.most:
             raise ValueError(f"--topology is {text!r}; a slice of {chip.name} has at most {chip.most:,} chips")

@@ -1,4 +1,4 @@
-"""Plans as Markdown, which reads well on a terminal too. What is compiled and what is arithmetic is said on every line."""
+"""Plans as Markdown, which reads well on a terminal too, and says everywhere what is compiled and what arithmetic."""
 
 import dataclasses
 import math
@@ -113,8 +113,8 @@ def _roofline(plan: Plan) -> list[str]:
     return [
         *lines,
         "",
-        f"Model FLOPs of an update: {plan.step.flops:.4g}; the chips run {again:.2f} times as many ({plan.origin}), what "
-        f"is computed again and masked scores included. MFU is at most **{plan.mfu_bound:.1%}** of {chips:,} x "
+        f"Model FLOPs of an update: {plan.step.flops:.4g}; the chips run {again:.2f} times as many ({plan.origin}): "
+        f"what is computed again and masked scores included. MFU is at most **{plan.mfu_bound:.1%}** of {chips:,} x "
         f"{plan.pod.chip.flops / 1e12:,.0f} TFLOP/s, bound by {roofline.bound_by}.",
     ]
 
@@ -123,7 +123,8 @@ def _budget(plan: Plan, tokens: float | None) -> list[str]:
     lines = [f"At most {plan.tokens_per_day:.4g} tokens a day."]
     if tokens is not None:
         lines.append(
-            f"{tokens:.4g} tokens take at least {plan.days(tokens):.3g} days, {plan.chip_hours(tokens):,.0f} chip-hours."
+            f"{tokens:.4g} tokens take at least {plan.days(tokens):.3g} days, "
+            f"{plan.chip_hours(tokens):,.0f} chip-hours."
         )
     return lines
 
@@ -137,9 +138,9 @@ def candidates(plans: Sequence[Plan], tried: int) -> list[str]:
         "|---|---|---:|---|---:|---:|---:|---|",
     ]
     for plan in plans:
-        sizes = [size for name, size in plan.step.bindings().items() if "Layout" in name]
+        mesh = " x ".join(str(size) for name, size in plan.step.bindings().items() if "Layout" in name)
         lines.append(
-            f"| {plan.pod.name} | {' x '.join(map(str, sizes))} | {plan.step.recipe.accumulate} | {plan.step.model.remat} "
+            f"| {plan.pod.name} | {mesh} | {plan.step.recipe.accumulate} | {plan.step.model.remat} "
             f"| {plan.memory.total / 1e9:.1f} | {plan.roofline.bound * 1e3:,.1f} | {plan.mfu_bound:.1%} "
             f"| {plan.roofline.bound_by} |"
         )

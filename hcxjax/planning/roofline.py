@@ -26,7 +26,13 @@ class Roofline:
 
     @classmethod
     def of(
-        cls, pod: Pod, wiring: Wiring, flops: float, moved: float, collectives: Iterable[Collective]
+        cls,
+        pod: Pod,
+        wiring: Wiring,
+        flops: float,
+        moved: float,
+        collectives: Iterable[Collective],
+        eight_bits: bool = False,
     ) -> "Roofline":
         """Of one device's work.
 
@@ -35,9 +41,11 @@ class Roofline:
           moved: bytes between its HBM and its cores.
           collectives: that it takes part in. One along several axes has the wires of all of them; those of an axis are
             busy for every collective that goes along it.
+          eight_bits: some matmuls are in int8 or fp8; then all are taken to be, so that it stays a bound.
         """
         chip = pod.chip
-        seconds = {"compute": flops / chip.device_flops, "HBM": moved * chip.devices / chip.bandwidth}
+        rate = (chip.flops8 if eight_bits else chip.flops) / chip.devices
+        seconds = {"compute": flops / rate, "HBM": moved * chip.devices / chip.bandwidth}
         for one in collectives:
             bandwidth = sum(wiring.wires[axis].bandwidth for axis in one.axes)
             within, across = _shares(one, wiring)

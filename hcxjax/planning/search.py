@@ -5,12 +5,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from hcxjax.mesh import AXES
+from hcxjax.models.config import REMAT
 from hcxjax.planning.flops import TILE
 from hcxjax.planning.plan import Plan, Site, estimate
 from hcxjax.planning.pods import Pod
-from hcxjax.planning.step import REMAT, Step
+from hcxjax.planning.step import Step
 
-SEARCHED = ("data", "fsdp", "context", "tensor")
+SEARCHED: tuple[str, ...] = ("data", "fsdp", "context", "tensor")
 """Mesh axes whose sizes are varied; the others stay as the run has them."""
 
 FULL = 0.9
@@ -63,7 +64,7 @@ def _tried(step: Step, pod: Pod) -> Tried:
 
 
 def pick(found: Mapping[Pod, Tried]) -> Plan:
-    """The best plan of several pods: of those whose MFU, ranked, is within `NEAR` of the best, the one of fewest FLOP/s.
+    """The best plan of several pods: of those whose `ranked_mfu` is within `NEAR` of the best, that of fewest FLOP/s.
 
     Raises:
       ValueError: it fits on none of them.

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from hcxjax.models.config import DecoderConfig
-from hcxjax.planning.flops import block_weights
+from hcxjax.planning.flops import block_weights, matmul_weights, recomputed
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 
@@ -64,11 +64,7 @@ class Share:
         return self.model.vocab_size * self.model.embed_dim / self.tensor
 
     @property
-    def recomputes_blocks(self) -> bool:
-        """Are a block's matmuls run again in the backward pass?"""
-        return self.model.remat in ("full", "attention")
-
-    @property
-    def recomputes_attention(self) -> bool:
-        """Is attention?"""
-        return self.model.remat in ("full", "dots")
+    def computed_again(self) -> float:
+        """Share of the blocks' weights whose matmuls the backward pass runs again."""
+        again, weights = recomputed(self.model), matmul_weights(self.model)
+        return sum(size for name, size in weights.items() if name in again) / sum(weights.values())

@@ -14,9 +14,6 @@ from hcxjax.planning.topology import PodLayout
 from hcxjax.protocols import Batch
 from hcxjax.update import Recipe
 
-REMAT = ("none", "dots", "attention", "full")
-"""Policies of `DecoderConfig.remat`, from most memory to least."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -78,7 +75,12 @@ class Step:
         """The decoder's sizes."""
         return self.objective.model
 
-    def changed(self, axes: Mapping[str, int], accumulate: int, remat: str) -> "Step":
+    @property
+    def eight_bits(self) -> bool:
+        """Does the model run matmuls in int8 or fp8?"""
+        return self.is_language_model and self.model.matmuls != "dtype"
+
+    def changed(self, axes: Mapping[str, int], accumulate: int, remat: str | tuple[str, ...]) -> "Step":
         """The same update on another mesh, in other microbatches, keeping other activations."""
         objective = dataclasses.replace(self.objective, model=dataclasses.replace(self.model, remat=remat))
         recipe = dataclasses.replace(self.recipe, objective=objective, accumulate=accumulate)

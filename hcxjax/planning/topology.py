@@ -16,7 +16,7 @@ TPU_COMPILER = "pip install 'jax[tpu]'"
 GPU_COMPILER = "pip install 'jax[cuda13]'"
 
 
-class NoCompiler(ValueError):
+class NoCompilerError(ValueError):
     """XLA's compiler for the pod's chips is not installed; the message says how to."""
 
 
@@ -36,7 +36,7 @@ def compile_only_devices(pod: Pod, target_config: Path | None = None) -> list[An
     Args:
       target_config: of GPUs, XLA's description of the chip (a text protobuf `GpuTargetConfigProto`).
     Raises:
-      NoCompiler: it is not installed.
+      NoCompilerError: it is not installed.
       ValueError: there is no such pod, or no description of the GPU.
     """
     from jax.experimental.topologies import get_topology_desc
@@ -48,7 +48,7 @@ def compile_only_devices(pod: Pod, target_config: Path | None = None) -> list[An
         return list(get_topology_desc(pod.name, platform="tpu", **several).devices)
     except RuntimeError as error:
         if "not installed" in str(error):
-            raise NoCompiler(
+            raise NoCompilerError(
                 f"to compile for {pod.name}, XLA needs libtpu, an extra: {TPU_COMPILER} (Google Cloud's terms of use). "
                 "Without it, --arithmetic estimates"
             ) from error
@@ -70,7 +70,7 @@ def _gpus(pod: Pod, target_config: Path | None) -> list[Any]:
     try:
         return list(get_topology_desc(f"{nodes}x{size}", platform="cuda", **described).devices)
     except NotImplementedError as error:
-        raise NoCompiler(
+        raise NoCompilerError(
             f"to compile for {pod.name}, XLA needs its CUDA plugin, an extra: {GPU_COMPILER}. Without it, --arithmetic "
             "estimates"
         ) from error
@@ -81,8 +81,8 @@ class PodLayout(Layout):
     """A layout over the devices of a pod.
 
     Attributes:
-      pod_devices: XLA's (`compile_only_devices`), or stand-ins (`Pod.places`), whose mesh is abstract: enough to ask how
-        an array is divided.
+      pod_devices: XLA's (`compile_only_devices`), or stand-ins (`Pod.places`), whose mesh is abstract: enough to ask
+        how an array is divided.
     """
 
     pod_devices: tuple[Any, ...] = ()
@@ -90,8 +90,9 @@ class PodLayout(Layout):
     @classmethod
     def over(cls, layout: Layout, devices: Sequence[Any]) -> "PodLayout":
         """The same axes and rules over other devices."""
-        known = {field.name: getattr(layout, field.name) for field in dataclasses.fields(Layout)}
-        return cls(**known | {"devices": None}, pod_devices=tuple(devices))
+        known: dict[str, Any] = {field.name: getattr(layout, field.name) for field in dataclasses.fields(Layout)}
+        known |= {"devices": None, "pod_devices": tuple(devices)}
+        return cls(**known)
 
     @property
     def chosen(self) -> list[Any]:

@@ -52,8 +52,8 @@ def test_leaves_that_move_are_named(cube):
     ("message", "told"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (45.58G) exceeds "
-            "available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (45.58G) "
+            "exceeds available HBM (15.75G).",
             "XLA would need 45.58G of the 15.75G of HBM",
         ),
         ("Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm.", "XLA would need 20.10G of the 15.75G"),

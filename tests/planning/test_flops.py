@@ -25,11 +25,12 @@ def test_what_is_computed_again(billion):
 
     w, v = 2 * block_weights(billion), 2 * 100352 * 2048
     a, d = 4 * 18 * 16 * 128 * 4096 * 0.5625, 2 * 18 * 5632 * 2048
-    assert flops(remat="none") == pytest.approx(3 * w + 4.5 * a + 4 * v)
-    assert flops(remat="dots") - flops(remat="none") == pytest.approx(a)
+    assert flops(remat="none") == flops(remat="dots") == pytest.approx(3 * w + 4.5 * a + 4 * v)
     assert flops(remat="attention") - flops(remat="none") == pytest.approx(w - d)
     assert flops(remat="full") - flops(remat="attention") == pytest.approx(a)
     assert flops(remat="full", post_norms=True) - flops(remat="full") == pytest.approx(d)
+    assert flops(remat="full") - flops(remat=("gate", "up")) == pytest.approx(2 * d)
+    assert flops(remat=("gate", "up")) == flops(remat=("gate",), offload=("up",))
 
 
 def test_the_chips_run_more_than_the_model_counts(billion):

@@ -7,7 +7,6 @@ from hcxjax.planning.memory import estimated_memory, kept_bytes, sharded_bytes, 
 from hcxjax.planning.plan import Site
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.shares import Share
-from hcxjax.planning.step import REMAT
 
 
 def site(step, pod="v5p:4x4x4"):
@@ -38,7 +37,8 @@ def test_what_forward_keeps(step_of, billion):
     embed, heads, keys, wide = 2048, 16 * 128 / 4, 128, 5632 / 4
     assert kept_bytes(share, "full") == 2 * embed
     assert kept_bytes(share, "attention") == 2 * (embed + heads) + 4 * 16 / 4
-    assert kept_bytes(share, "dots") == 2 * (2 * embed + heads + 2 * keys + 2 * wide)
+    assert kept_bytes(share, "dots") == 2 * (2 * embed + 2 * heads + 2 * keys + 2 * wide) + 4 * 16 / 4
+    assert kept_bytes(share, ("gate", "key")) == 2 * (embed + wide + keys)
     assert kept_bytes(share, "none") == 28 * embed + 2 * (3 * heads + 2 * keys + 6 * wide)
     normed = dataclasses.replace(share, model=dataclasses.replace(billion, post_norms=True))
     assert kept_bytes(normed, "dots") == kept_bytes(share, "dots") + 2 * embed
@@ -54,7 +54,7 @@ def test_keeping_more_takes_more_and_dividing_takes_less(step_of, billion):
         here = site(step)
         return estimated_memory(step, here.layout, here.state).total
 
-    by_remat = [total(remat, fsdp=64) for remat in REMAT]
+    by_remat = [total(remat, fsdp=64) for remat in ("none", "dots", "attention", "full")]
     assert by_remat == sorted(by_remat, reverse=True)
     assert total(fsdp=64, accumulate=4) < total(fsdp=64)
     assert total(fsdp=64) < total(fsdp=16, data=4)

@@ -28,6 +28,10 @@ def test_each_resource_takes_its_time():
     assert roofline.bound < roofline.ranking < roofline.serial
 
 
+def test_matmuls_in_eight_bits_have_their_own_rate():
+    assert Roofline.of(V5P, WIRES, 918e12, 0.0, [], eight_bits=True).seconds["compute"] == pytest.approx(1.0)
+
+
 def test_two_devices_share_a_chip():
     pod = Pod.parse("TPU7x:2x2x1")
     wires = Wiring.of(pod, {"data": 1, "fsdp": 8, "tensor": 1})

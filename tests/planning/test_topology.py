@@ -6,7 +6,7 @@ import pytest
 
 from hcxjax.mesh import Layout
 from hcxjax.planning.pods import Pod
-from hcxjax.planning.topology import NoCompiler, PodLayout, compile_only_devices
+from hcxjax.planning.topology import NoCompilerError, PodLayout, compile_only_devices
 
 HAS_LIBTPU = "import importlib.util, sys; sys.exit(importlib.util.find_spec('libtpu') is None)"
 
@@ -28,7 +28,7 @@ def test_a_layout_over_devices_that_are_there_is_over_these():
     subprocess.run([sys.executable, "-c", HAS_LIBTPU], check=False).returncode == 0, reason="libtpu is installed"
 )
 def test_without_libtpu_the_message_names_the_command():
-    with pytest.raises(NoCompiler, match=r"needs libtpu, an extra: pip install 'jax\[tpu\]'.*--arithmetic"):
+    with pytest.raises(NoCompilerError, match=r"needs libtpu, an extra: pip install 'jax\[tpu\]'.*--arithmetic"):
         compile_only_devices(Pod.parse("v5e:4x4"))
 
 
@@ -41,5 +41,5 @@ def test_gpus_need_a_description_and_a_plugin(tmp_path):
     described = tmp_path / "h200.txtpb"
     described.write_text("")
     if "cuda" not in {device.platform for device in jax.devices()}:
-        with pytest.raises(NoCompiler, match=r"pip install 'jax\[cuda13\]'"):
+        with pytest.raises(NoCompilerError, match=r"pip install 'jax\[cuda13\]'"):
             compile_only_devices(pod, described)

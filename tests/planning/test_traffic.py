@@ -26,14 +26,20 @@ def test_axes_of_one_device_carry_nothing(step_of, billion):
 
 
 def test_weights_are_gathered_and_their_gradients_scattered(step_of, billion):
-    step = step_of(billion, rows=64, length=4096, data=4, fsdp=16)
-    blocks = 2 * block_weights(billion)
-    gathers, scatter, _, _, _ = estimated(step)
+    step = step_of(billion, rows=64, length=4096, data=1, fsdp=16, tensor=4)
+    blocks = 2 * block_weights(billion) / 4
+    gathers, scatter, *_ = estimated(step)
     assert (gathers.kind, gathers.payload, gathers.times) == ("all-gather", blocks, 2)
     assert gathers.total == pytest.approx(2 * blocks * 15 / 16)
     assert (scatter.kind, scatter.total) == ("reduce-scatter", pytest.approx(blocks * 15 / 16))
-    [again, *_] = estimated(step.changed({"data": 4, "fsdp": 16}, 2, "full"))
-    assert again.times == 5
+    down = 5632 / (3 * 5632 + 5120)  # the last matmul is not needed again
+    [again, *_] = estimated(step.changed({"data": 1, "fsdp": 16}, 2, "full"))
+    assert again.times == pytest.approx(2 * (2.5 - down / 2))
+
+
+def test_gradients_of_rows_on_two_axes_are_summed_whole(step_of, billion):
+    _, scatter, *_ = estimated(step_of(billion, rows=64, length=4096, data=4, fsdp=16))
+    assert (scatter.kind, scatter.axes) == ("all-reduce", ("fsdp",))
 
 
 def test_a_whole_closed_torus_reduces_where_others_gather(step_of, billion):

@@ -61,6 +61,10 @@ class DecoderConfig:
       remat: what the backward pass keeps of a layer: 'none' recomputes nothing; 'full' keeps only the layer's input;
         'dots' keeps weight matmuls; 'attention' keeps attention outputs, which pays with kernels whose backward pass
         needs no more (the xla backend recomputes its scores either way).
+      pipe_rows: where layers are divided over devices in stages, rows of a device that a stage takes at a time; fewer
+        leave stages waiting less, as long as they keep a device busy. See `hcxjax.models.pipeline`.
+      pipe_repeats: groups of layers that each stage holds, and times that rows go round; more leave stages waiting less
+        and move rows more often. The layers must be a multiple of stages x repeats.
       scan_unroll: layers unrolled in a step of the scan; more compiles longer and may run faster.
       init_std: standard deviation of the embedding; matmuls use fan-in scaling. The report discloses none: our choice.
     """
@@ -87,6 +91,8 @@ class DecoderConfig:
     attention_tile: tuple[int, int] | None = None
     context: str = "gather"
     remat: str = "none"
+    pipe_rows: int = 1
+    pipe_repeats: int = 1
     scan_unroll: int = 1
     init_std: float = 0.02
 
@@ -101,7 +107,7 @@ class DecoderConfig:
             "head_dim",
             "max_length",
         )
-        whole(self, 1, *sizes, "scan_unroll")
+        whole(self, 1, *sizes, "scan_unroll", "pipe_rows", "pipe_repeats")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"DecoderConfig.num_heads is {self.num_heads}; it must be a multiple of "

@@ -99,19 +99,24 @@ def pipelined(
     length = "length" if len(plan.q_places_I) > 1 else None
     x_spec = spec_of(x_BTD.shape, "batch", length, None)
     rows = PartitionSpec(*x_spec[:2])
-    specs = (PartitionSpec(axes), x_spec, (rows, rows), plan_specs(plan, x_spec))
+    copies = PartitionSpec(axes, *x_spec)
+    specs = (PartitionSpec(axes), copies, (rows, rows), plan_specs(plan, x_spec))
     taken = {*axes, *jax.tree.leaves(tuple(x_spec))}
     run = functools.partial(_stage, layer, axes, config)
-    run = jax.shard_map(run, in_specs=specs, out_specs=x_spec, axis_names=taken, check_vma=False)
-    return run(weights, x_BTD, angles, plan)
+    run = jax.shard_map(run, in_specs=specs, out_specs=copies, axis_names=taken, check_vma=False)
+    # A copy for every stage and a result of every stage, all but one of them 0, in place of sums inside: of sums there in
+    # bfloat16 XLA's CPU compiler dies (jax 0.10.2).
+    x_SBTD = jnp.broadcast_to(x_BTD, (stages_of(config), *x_BTD.shape))
+    x_SBTD = run(weights, x_SBTD, angles, plan)
+    return jax.lax.reduce_sum(x_SBTD, (0,))
 
 
 def _stage(
-    layer: Layer, axes: Axes, config: DecoderConfig, weights: Params, x_BTD: Array, angles: Angles, plan: AttentionPlan
+    layer: Layer, axes: Axes, config: DecoderConfig, weights: Params, x_1BTD: Array, angles: Angles, plan: AttentionPlan
 ) -> Array:
-    """What one device does, with the rows that it shares with nobody but the other stages."""
+    """What one device does, with the rows that it shares with nobody but the other stages; 0 but from the last."""
     stages, me = jax.lax.axis_size(axes), jax.lax.axis_index(axes)
-    schedule = Schedule(stages, config.pipe_repeats, _microbatches(len(x_BTD), config))
+    schedule = Schedule(stages, config.pipe_repeats, _microbatches(x_1BTD.shape[1], config))
 
     def divided(rows: Array) -> Array:
         return rows.reshape(schedule.microbatches, -1, *rows.shape[1:])
@@ -135,11 +140,10 @@ def _stage(
         rows_MBTD = rows_MBTD.at[microbatch].set(x_BTD)
         return (jax.lax.ppermute(x_BTD, axes, onwards), rows_MBTD, tally), None
 
-    rows_MBTD = divided(x_BTD)
+    rows_MBTD = divided(x_1BTD[0])
     start = (jnp.zeros_like(rows_MBTD[0]), rows_MBTD, weights)
     (_, rows_MBTD, _), _ = jax.lax.scan(step, start, jnp.arange(schedule.steps))
-    last_MBTD = jnp.where(me == stages - 1, rows_MBTD, 0)
-    return jax.lax.psum(last_MBTD, axes).reshape(x_BTD.shape)
+    return jnp.where(me == stages - 1, rows_MBTD, 0).reshape(x_1BTD.shape)
 
 
 def _microbatches(rows: int, config: DecoderConfig) -> int:
@@ -159,22 +163,20 @@ def _dealt(weights: Params, axes: Axes, schedule: Schedule) -> Params:
     stages, repeats = schedule.stages, schedule.repeats
     if repeats == 1:
         return weights
-    # Group g is stored by stage g // R and used by stage g mod S, in repeat g // S. In R rounds, in each of which a stage
-    # sends one group and receives one, round c moves the groups g with c = (g + g // lcm(R, S)) mod R.
-    groups = np.arange(stages * repeats)
+    # Group g is stored by stage g // R and used by stage g mod S, in repeat g // S. In each of R rounds a stage sends one
+    # group and receives one: round c moves the groups g with c = (g + g // lcm(R, S)) mod R.
+    groups, me = np.arange(stages * repeats), jax.lax.axis_index(axes)
     rounds = (groups + groups // math.lcm(repeats, stages)) % repeats
-    me = jax.lax.axis_index(axes)
 
     def moved(leaf: Array) -> Array:
         stored = leaf.reshape(repeats, -1, *leaf.shape[1:])
-        received = []
+        dealt = jnp.zeros_like(stored)
         for number in range(repeats):
-            here = groups[rounds == number]  # one of each stage, in the order of the stages
-            sent = jax.lax.dynamic_index_in_dim(stored, jnp.asarray(here % repeats)[me], keepdims=False)
-            to = [(int(group) // repeats, int(group) % stages) for group in here]
-            received.append(jax.lax.ppermute(sent, axes, to))
-        # At stage s, the group of repeat r came in the round of group r S + s.
-        order = jnp.asarray(rounds.reshape(repeats, stages).T)[me]
-        return jnp.stack(received)[order].reshape(leaf.shape)
+            sent = groups[rounds == number]  # by the stages in their order
+            received = sent[np.argsort(sent % stages)]
+            to = [(int(group) // repeats, int(group) % stages) for group in sent]
+            one = jax.lax.dynamic_index_in_dim(stored, jnp.asarray(sent % repeats)[me], keepdims=False)
+            dealt = dealt.at[jnp.asarray(received // stages)[me]].set(jax.lax.ppermute(one, axes, to))
+        return dealt.reshape(leaf.shape)
 
     return jax.tree.map(moved, weights)

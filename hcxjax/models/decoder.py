@@ -1,7 +1,7 @@
 """The decoder: tokens to hidden states to logits, layers scanned."""
 
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import flax.linen as nn
 import jax
@@ -14,25 +14,15 @@ from hcxjax.models.config import DecoderConfig
 from hcxjax.models.context import collected, dealt, row_plan
 from hcxjax.models.int8 import Int8Weight, rows_of
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
+from hcxjax.models.low_precision import in_low_precision
 from hcxjax.models.pipeline import pipelined, stages_of
+from hcxjax.models.remat import kept
+from hcxjax.models.stacked import Layer
 from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-MOVES = ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose")
-
-REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-}
-
-
-def unmoved(primitive: Any, *_: object, **__: object) -> bool:
-    """A policy that keeps everything but what is only another form of an array: of weights, above all."""
-    return primitive.name not in MOVES
 
 
 class Block(nn.Module):
@@ -66,6 +56,21 @@ class Block(nn.Module):
         return (x_BTD, cache), None
 
 
+def _block_of(config: DecoderConfig) -> type[nn.Module]:
+    return Block if config.matmuls == "dtype" else in_low_precision(Block, config)
+
+
+def _layer_of(config: DecoderConfig) -> Layer:
+    """A block as a function of its weights."""
+    block = _block_of(config)(config, parent=None)
+
+    def layer(x_BTD: Array, weights: Params, given: tuple[Angles, Sight]) -> Array:
+        (x_BTD, _), _ = block.apply({"params": weights}, (x_BTD, None), 0, *given)
+        return x_BTD
+
+    return jax.checkpoint(layer, policy=kept(config), prevent_cse=False)
+
+
 class Decoder(nn.Module):
     """A causal language model of `config`'s shape.
 
@@ -80,9 +85,9 @@ class Decoder(nn.Module):
         self.embed = self.param("embed", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
         if not config.tie_embeddings:
             self.head = self.param("head", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
-        block = Block
+        block = _block_of(config)
         if config.remat != "none":
-            block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
+            block = nn.remat(block, policy=kept(config), prevent_cse=False)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -138,17 +143,6 @@ class Decoder(nn.Module):
             logits_BTV = logits_BTV * weight.scale[:, 0]
         return constrain(logits_BTV, "batch", "length", "vocab") * self.config.logits_multiplier
 
-    def _layer(self, x_BTD: Array, weights: Params, given: tuple[Angles, Sight]) -> Array:
-        """One layer with weights of its own, for `pipelined`."""
-
-        def block(x_BTD: Array, weights: Params, given: tuple[Angles, Sight]) -> Array:
-            module, first = Block(self.config, parent=None), jnp.zeros((), jnp.int32)
-            (x_BTD, _), _ = module.apply({"params": weights}, (x_BTD, None), first, *given)
-            return x_BTD
-
-        policy = REMAT.get(self.config.remat, unmoved)
-        return jax.checkpoint(block, policy=policy, prevent_cse=False)(x_BTD, weights, given)
-
     def _run(
         self, tokens_BT: Array, positions_BT: Array, sight: Sight, cache: KVCache | None
     ) -> tuple[Array, KVCache | None]:
@@ -158,9 +152,9 @@ class Decoder(nn.Module):
         x_BTD = rows_of(table_VD, tokens_BT, config.dtype) * config.embedding_multiplier
         x_BTD = constrain(x_BTD, "batch", "length", "activation_embed")
         angles = rotary_angles(positions_BT, config)
-        in_stages = cache is None and stages_of(config) > 1
-        if in_stages and not self.is_initializing():
-            x_BTD = pipelined(self._layer, self.variables["params"]["layers"], x_BTD, angles, sight, config)
+        if stages_of(config) > 1 and cache is None and not self.is_initializing():
+            weights = self.variables["params"]["layers"]
+            x_BTD = pipelined(_layer_of(config), weights, x_BTD, angles, sight, config)
         else:
             (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, sight)
         return self.norm(x_BTD), cache

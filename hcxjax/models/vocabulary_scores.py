@@ -1,7 +1,8 @@
-"""What a head says of target tokens, some positions at a time: the logits of a long row never exist as a whole.
+"""What a head says of target tokens, some positions at a time: logits of a long row never exist as a whole.
 
-On a mesh every device scores its own places of its own rows against its own part of the vocabulary. The head is gathered
-once, in the compute dtype, and its gradient is summed in float32 and divided once, whatever the number of chunks.
+On a mesh every device scores its own places of its own rows against its own part of the vocabulary. The head is
+gathered once, in the compute dtype, and its gradient is summed in float32 and divided once, whatever the number of
+chunks.
 """
 
 import dataclasses
@@ -41,11 +42,11 @@ class Head:
 def target_scores(
     table_VD: Array, x_BTD: Array, targets_BT: Array, *, dtype: str, multiplier: float, chunk: int | None
 ) -> tuple[Array, Array, Array, Array]:
-    """(logprob_BT, normaliser_BT, top_BT, likeliest_BT) of `targets_BT` under multiplier · x W^T, as `TokenScores`.
+    """(logprob_BT, normaliser_BT, top_BT, likeliest_BT) of targets under multiplier · x W^T, as `TokenScores`.
 
-    The backward pass computes each chunk's logits anew: d logit_v = (g_p [v = y] + p_v (g_z − g_p)) multiplier, with g_p
-    and g_z the gradients of logprob and normaliser. Vocabulary-parallel as in Shoeybi et al. 2019, arXiv:1909.08053,
-    section 3.
+    The backward pass computes each chunk's logits anew: d logit_v = (g_p [v = y] + p_v (g_z − g_p)) multiplier, with
+    g_p and g_z the gradients of logprob and normaliser. Vocabulary-parallel as in Shoeybi et al. 2019,
+    arXiv:1909.08053, section 3.
 
     Args:
       table_VD: float32, or the dtype that it is kept in.
@@ -72,7 +73,7 @@ def _scores(head: Head, table_VD: Array, x_BTD: Array, targets_BT: Array) -> tup
 def _forward(head: Head, table_VD: Array, x_BTD: Array, targets_BT: Array):
     weight_VD = _gathered(head, table_VD)
 
-    def score(chunk: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
+    def score(chunk: tuple[Array, ...]) -> tuple[Array, Array, Array, Array]:
         x_BTD, targets_BT = chunk
         logits_BTV = _logits(head, weight_VD, x_BTD)
         best_BT = _over(head, jax.lax.pmax, jnp.max(logits_BTV, axis=-1))

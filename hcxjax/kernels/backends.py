@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
-
-import jax
+from collections.abc import Mapping
+from typing import Protocol
 
 from hcxjax.kernels.plan import AttentionPlan, Tile
 from hcxjax.kernels.reference import reference_attention
 from hcxjax.kernels.rotary import Angles
+from hcxjax.kernels.target import Target
 from hcxjax.kernels.xla import xla_attention
 from hcxjax.protocols import Array
 
@@ -25,21 +24,9 @@ class Kernel(Protocol):
     ) -> tuple[Array, Array | None]:
         """(o_BTNH in q's dtype, 0 for padding; lse_BNT, the log of the softmax's sums in float32, or None).
 
-        Both are differentiable by q, k and v. lse of padding is any finite number.
+        Both are differentiable by q, k and v. lse of a query that sees no key is `MASKED`, about −1e30.
         """
         ...
-
-
-class Target(NamedTuple):
-    """What a program is compiled for: of the mesh in use, or of this process's first device."""
-
-    platform: str
-    device_kind: str
-
-    @classmethod
-    def now(cls) -> "Target":
-        device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-        return cls(device.platform, device.device_kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +37,7 @@ class Backend:
       run: the kernel.
       tile: what it takes at a time, unless another tile is asked for.
       rotates: it turns queries itself where angles are given; others take queries that are turned.
-      normalises: it returns lse, which context parallelism by ring needs.
+      parts: it takes part of a row's queries over other keys, as context parallelism does, and returns lse.
       platforms: of jax, that it compiles for; empty: all.
       head_dims: that it can do; empty: all.
     """
@@ -58,7 +45,7 @@ class Backend:
     run: Kernel
     tile: Tile = Tile(512, 512)
     rotates: bool = False
-    normalises: bool = True
+    parts: bool = True
     platforms: tuple[str, ...] = ()
     head_dims: tuple[int, ...] = ()
 
@@ -73,7 +60,7 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "reference": Backend(reference_attention),
-    "xla": Backend(xla_attention),
+    "xla": Backend(xla_attention, tile=Tile(128, 128)),
 }
 
 

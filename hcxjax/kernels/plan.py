@@ -120,7 +120,9 @@ class _Blocks(NamedTuple):
         highest_BI, none = jnp.max(padded, axis=-1), jnp.iinfo(jnp.int32).max
         lowest_BI = jnp.min(jnp.where(padded > 0, padded, none), axis=-1)
         places_I = jnp.arange(count, dtype=jnp.int32) * size if places_I is None else places_I
-        return cls(places_I, lowest_BI, highest_BI, (jnp.min(padded, axis=-1) == highest_BI) & (highest_BI > 0))
+        return cls(
+            jnp.asarray(places_I), lowest_BI, highest_BI, (jnp.min(padded, axis=-1) == highest_BI) & (highest_BI > 0)
+        )
 
 
 def _spans(needed_BIJ: Array, plain_BIJ: Array) -> Spans:

@@ -54,7 +54,10 @@ class DecoderConfig:
       attention_multiplier: scale of q·k; None is head_dim^-0.5.
       tie_embeddings: the output head is the embedding.
       dtype: compute dtype of matmuls; weights are float32, norms, softmax and logits are computed in float32.
-      attention: backend, see `hcxjax.kernels.attention`.
+      attention: backend, see `hcxjax.kernels.backends`; 'auto' takes the fastest that the device has.
+      attention_tile: (queries, keys) that the backend takes at a time; None for its own choice.
+      context: where a row is divided over devices, how these come by each other's keys: 'gather' takes all at once,
+        'ring' a device's at a time, in less memory.
       remat: what the backward pass keeps of a layer: 'none' recomputes nothing; 'full' keeps only the layer's input;
         'dots' keeps weight matmuls; 'attention' keeps attention outputs, which pays with kernels whose backward pass
         needs no more (the xla backend recomputes its scores either way).
@@ -81,6 +84,8 @@ class DecoderConfig:
     tie_embeddings: bool = True
     dtype: str = "bfloat16"
     attention: str = "auto"
+    attention_tile: tuple[int, int] | None = None
+    context: str = "gather"
     remat: str = "none"
     scan_unroll: int = 1
     init_std: float = 0.02
@@ -106,6 +111,12 @@ class DecoderConfig:
             raise ValueError(f"DecoderConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"DecoderConfig.dtype is {self.dtype!r}; it must be float32, bfloat16 or float16")
+        if self.context not in ("gather", "ring"):
+            raise ValueError(f"DecoderConfig.context is {self.context!r}; it must be 'gather' or 'ring'")
+        if self.attention_tile is not None and (len(self.attention_tile) != 2 or min(self.attention_tile) < 1):
+            raise ValueError(
+                f"DecoderConfig.attention_tile is {self.attention_tile}; it must be (queries, keys) or None"
+            )
         if self.remat not in ("none", "full", "dots", "attention"):
             raise ValueError(f"DecoderConfig.remat is {self.remat!r}; it must be none, full, dots or attention")
 

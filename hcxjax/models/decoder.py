@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hcxjax.kernels.plan import attention_plan
 from hcxjax.mesh import constrain
 from hcxjax.models.attention import KVCache, SelfAttention, Sight
 from hcxjax.models.config import DecoderConfig
+from hcxjax.models.context import collected, dealt, row_plan
 from hcxjax.models.int8 import Int8Weight, rows_of
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
 from hcxjax.protocols import Array, Params
@@ -101,7 +101,8 @@ class Decoder(nn.Module):
                 f"a row of {tokens_BT.shape[1]} tokens is longer than the model's context: DecoderConfig.max_length is "
                 f"{self.config.max_length}; shorten LENGTH or raise it (and set rope_scaling)"
             )
-        return self._run(tokens_BT, positions_BT, attention_plan(segment_ids_BT, positions_BT), None)[0]
+        plan = row_plan(segment_ids_BT, self.config)
+        return collected(self._run(dealt(tokens_BT), dealt(positions_BT), plan, None)[0])
 
     @shaped
     def extend(self, tokens_BT: Array, positions_BT: Array, cache: KVCache) -> tuple[Array, KVCache]:

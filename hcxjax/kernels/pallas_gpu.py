@@ -2,7 +2,7 @@
 
 Experimental: it compiles for Hopper and its numbers are proven in pallas' interpreter, but it has not been timed or
 tuned on a GPU, so 'auto' never takes it. Three kernels (o; dq; dk with dv) go through exactly the tiles of the plan's
-spans, and compare elements only in those that are not seen whole. Each is deterministic: nothing is added up by atomics.
+spans, and compare elements only in those not seen whole. Each is deterministic: nothing is added up by atomics.
 
 A thread block has 128 queries (or keys). Two of its warpgroups compute 64 rows each; the third only has the tiles of
 the other side copied into shared memory, before they are needed.
@@ -55,7 +55,10 @@ def pallas_gpu_attention(
     """
     assert angles is None
     if plan.tile != TILE:
-        raise ValueError(f"attention_plan was given {plan.tile}; the backend 'pallas_gpu' takes {TILE}")
+        raise ValueError(
+            f"the plan's tiles are {tuple(plan.tile)}; attention backend 'pallas_gpu' takes {tuple(TILE)} alone: leave "
+            f"DecoderConfig.attention_tile out, and let 2 x Layout.context x {BLOCK} divide the length of rows"
+        )
     return _attend(q_BTNH, k_BSKH, v_BSKH, plan, scale)
 
 

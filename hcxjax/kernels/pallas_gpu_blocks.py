@@ -98,7 +98,7 @@ class Block:
         return cls(sides, queries, row, head, number, warpgroup, *span)
 
     @property
-    def mine(self) -> pl.Slice:
+    def mine(self) -> slice | pl.Slice:
         """The running warpgroup's own rows."""
         return pl.ds(self.number * BLOCK + self.warpgroup * ROWS, ROWS)
 

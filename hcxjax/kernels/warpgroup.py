@@ -48,12 +48,12 @@ def columns(ref: Ref) -> Array:
     return plgpu.load(ref, (), layout=_COLUMNS, optimized=False)
 
 
-def along(numbers: Array, shape: tuple[int, int], axis: int) -> Array:
+def along(numbers: Array, shape: tuple[int, ...], axis: int) -> Array:
     """Numbers of the rows (axis 0) or columns (axis 1) as a whole tile."""
     return plgpu.layout_cast(jax.lax.broadcast_in_dim(numbers, shape, [axis]), _TILE)
 
 
-def offsets(shape: tuple[int, int], axis: int) -> Array:
+def offsets(shape: tuple[int, ...], axis: int) -> Array:
     """Of each element of a tile its row (axis 0) or column (axis 1), int32."""
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=_TILE)
 
@@ -70,7 +70,7 @@ def product(left: Ref, right: Ref) -> Array:
         plgpu.wgmma(sums, left, right)
         return sums[...]
 
-    return pl.run_scoped(multiply, plgpu.ACC((left.shape[0], right.shape[1]), jnp.float32))
+    return pl.run_scoped(multiply, plgpu.WGMMAAccumulatorRef((left.shape[0], right.shape[1]), jnp.float32))
 
 
 def add_product(sums: Array, left: Array, right: Ref) -> Array:
@@ -79,7 +79,7 @@ def add_product(sums: Array, left: Array, right: Ref) -> Array:
     def multiply(sums: Ref) -> None:
         plgpu.wgmma(sums, left.astype(right.dtype), right)
 
-    return pl.run_state(multiply)(plgpu.ACC.init(sums))
+    return pl.run_state(multiply)(plgpu.WGMMAAccumulatorRef.init(sums))
 
 
 def tiles(width: int, dtype: jnp.dtype) -> Ref:

@@ -64,13 +64,17 @@ def pallas_gpu_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, scale: float) -> tuple[Array, Array]:
+    return _attended(q_BTNH, k_BSKH, v_BSKH, plan, scale)
+
+
+def _attended(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, scale: float) -> tuple[Array, Array]:
     whole, length = Whole.of(plan), q_BTNH.shape[1]
     o_BTNH, lse_BNT = _forward(whole.queries(q_BTNH), whole.keys(k_BSKH), whole.keys(v_BSKH), whole, scale)
     return o_BTNH[:, :length], lse_BNT[..., :length]
 
 
 def _attend_forward(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, scale: float) -> tuple:
-    o_BTNH, lse_BNT = _attend(q_BTNH, k_BSKH, v_BSKH, plan, scale)
+    o_BTNH, lse_BNT = _attended(q_BTNH, k_BSKH, v_BSKH, plan, scale)
     o_BTNH, lse_BNT = checkpoint_name(o_BTNH, "attention"), checkpoint_name(lse_BNT, "attention_lse")
     return (o_BTNH, lse_BNT), (q_BTNH, k_BSKH, v_BSKH, plan, o_BTNH, lse_BNT)
 

@@ -79,7 +79,8 @@ def add_product(sums: Array, left: Array, right: Ref) -> Array:
     def multiply(sums: Ref) -> None:
         plgpu.wgmma(sums, left.astype(right.dtype), right)
 
-    return pl.run_state(multiply)(plgpu.WGMMAAccumulatorRef.init(sums))
+    begun: Any = plgpu.WGMMAAccumulatorRef.init(sums)
+    return pl.run_state(multiply)(begun)
 
 
 def tiles(width: int, dtype: jnp.dtype) -> Ref:

@@ -223,11 +223,11 @@ def measure_torch(case: Case, options: argparse.Namespace) -> dict[str, dict[str
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     q, k, v, do = (torch.from_numpy(x).to(device, torch.bfloat16).transpose(1, 2).contiguous() for x in case.inputs())
-    leaves = [x.requires_grad_() for x in (q, k, v)]
+    leaves = tuple(x.requires_grad_() for x in (q, k, v))
 
     def forward() -> Any:
         return torch.nn.functional.scaled_dot_product_attention(
-            *leaves, is_causal=True, scale=case.head_dim**-0.5, enable_gqa=True
+            q, k, v, is_causal=True, scale=case.head_dim**-0.5, enable_gqa=True
         )
 
     def wait(_: object) -> None:

@@ -29,6 +29,7 @@ FENCED = {
     "orbax": ("hcxjax/checkpoint.py",),
     "gin": ("hcxjax/main.py",),
     "mlflow": ("hcxjax/tracking.py",),
+    "qwix": ("hcxjax/models/low_precision.py",),
     "tensorflow": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
     "seqio": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
     "safetensors": ("hcxjax/convert/",),
@@ -36,7 +37,7 @@ FENCED = {
 }
 """Optional library → the files of hcxjax/ that may import it."""
 
-LAZY = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "gin", "mlflow", "mecab", "lm_eval"}
+LAZY = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "gin", "mlflow", "mecab", "lm_eval", "qwix"}
 """Never imported when a module of hcxjax/ is."""
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.kernels.reference import MASKED
@@ -40,4 +41,5 @@ def _at_once(q_BKGTH: Array, k_BKSH: Array, v_BKSH: Array, plan: AttentionPlan) 
     o_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", p_BKGTS.astype(v_BKSH.dtype), v_BKSH)
     seen_BT = jnp.any(mask_BTS, axis=-1)
     o_BKGTH = o_BKGTH * (seen_BT[:, None, None, :, None] / total_BKGT1)
-    return o_BKGTH.astype(q_BKGTH.dtype), (top_BKGT1 + jnp.log(total_BKGT1))[..., 0]
+    lse_BKGT = (top_BKGT1 + jnp.log(total_BKGT1))[..., 0]
+    return checkpoint_name(o_BKGTH.astype(q_BKGTH.dtype), "attention"), checkpoint_name(lse_BKGT, "attention_lse")

@@ -6,7 +6,6 @@ from typing import NamedTuple, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from hcxjax.kernels.cached import cached_attention
 from hcxjax.kernels.plan import AttentionPlan
@@ -134,6 +133,6 @@ class SelfAttention(nn.Module):
             cache = cache.write(layer, sight, k_BSKH, v_BSKH)
             read = functools.partial(cache.part, layer, config.dtype)
             o_BTNH = cached_attention(rotate(q_BTNH, angles), sight, read, cache.capacity, config.attention_scale)
-        o_BTNH = checkpoint_name(constrain(o_BTNH, "batch", "length", "heads", None), "attention")
+        o_BTNH = constrain(o_BTNH, "batch", "length", "heads", None)
         shape, axes = (heads, head, width), ("heads", "head_dim", "embed")
         return Einsum("BTNH,NHD->BTD", shape, axes, dtype, inputs=2, name="output")(o_BTNH), cache

@@ -13,17 +13,13 @@ from hcxjax.models.config import DecoderConfig
 from hcxjax.models.context import collected, dealt, row_plan
 from hcxjax.models.int8 import Int8Weight, rows_of
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
+from hcxjax.models.low_precision import in_low_precision
+from hcxjax.models.remat import kept
 from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-}
 
 
 class Block(nn.Module):
@@ -71,9 +67,9 @@ class Decoder(nn.Module):
         self.embed = self.param("embed", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
         if not config.tie_embeddings:
             self.head = self.param("head", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
-        block = Block
+        block = Block if config.matmuls == "dtype" else in_low_precision(Block, config)
         if config.remat != "none":
-            block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
+            block = nn.remat(block, policy=kept(config), prevent_cse=False)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -114,9 +110,14 @@ class Decoder(nn.Module):
         assert filled is not None
         return x_BTD, filled
 
+    @property
+    def output_table(self) -> Array | Int8Weight:
+        """The rows that hidden states are compared with: the embedding, or the head where they are not tied."""
+        return self.embed if self.config.tie_embeddings else self.head
+
     def logits(self, x_BTD: Array) -> Array:
         """Scores over the vocabulary in float32."""
-        weight = self.embed if self.config.tie_embeddings else self.head
+        weight = self.output_table
         values_VD = weight.values if isinstance(weight, Int8Weight) else weight
         table_VD = constrain(values_VD.astype(self.config.dtype), "vocab", None)
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=jnp.float32)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hcxjax.kernels.rotary import Angles
 from hcxjax.mesh import constrain
@@ -16,7 +17,7 @@ from hcxjax.shapes import shaped
 
 
 class Einsum(nn.Module):
-    """A weight and the equation it enters: the equation is the layer.
+    """A weight and the equation it enters: the equation is the layer. Its result has the layer's name for remat.
 
     Attributes:
       equation: two inputs, the second is the weight, as in 'BTD,DNH->BTNH'.
@@ -37,7 +38,7 @@ class Einsum(nn.Module):
         std = math.prod(self.shape[: self.inputs]) ** -0.5
         initialise = nn.with_logical_partitioning(nn.initializers.truncated_normal(std), tuple(self.axes))
         weight = self.param("weight", initialise, tuple(self.shape), jnp.float32, unbox=True)
-        return einsum(self.equation, x, weight, self.dtype)
+        return checkpoint_name(einsum(self.equation, x, weight, self.dtype), str(self.name))
 
 
 class RMSNorm(nn.Module):

@@ -1,9 +1,11 @@
 """The bench of attention: what counts as useful, that ratios are of times, and a tiny run on a CPU."""
 
+import json
+
 import pytest
 
 from tools import bench_attention
-from tools.bench import parser
+from tools.bench import main, parser
 from tools.bench_attention import CUDNN, SDPA, Case
 
 
@@ -36,10 +38,14 @@ def test_ratios_are_of_times_and_what_failed_is_said(capsys):
     assert f"| {case.name} | backward | {CUDNN} | no room |" in said
 
 
-def test_a_tiny_run_gives_numbers():
-    options = parser().parse_args(["attention", "--size", "tiny", "--mean", "20", "--length", "64", "--seconds", "0"])
-    (case,) = bench_attention.cases(options)
+def test_a_tiny_run_gives_numbers(capsys):
+    asked = ["attention", "--size", "tiny", "--mean", "20", "--length", "64", "--seconds", "0"]
+    (case,) = bench_attention.cases(parser().parse_args(asked))
     assert (case.length, case.head_dim, case.mean) == (64, 16, 20)
-    found = bench_attention.measure_jax(case, options)
-    assert set(found) >= {"reference", "xla"}
-    assert all(seconds > 0 for passes in found.values() for seconds in passes.values())
+    assert main([*asked, "--side", "jax"]) == 0
+    found = bench_attention.gathered([case], [json.loads(capsys.readouterr().out)])
+    assert found["versions"]["jax platform"] == "cpu"
+    measured = found["cases"][case.name]
+    assert measured["documents"] == sum(row.max() for row in case.segments)
+    assert set(measured["seconds"]) >= {"reference", "xla"}
+    assert all(seconds > 0 for passes in measured["seconds"].values() for (seconds,) in passes.values())

@@ -1,11 +1,13 @@
 """The bench of a train step: shapes without gin, what a table says, a tiny update, and the peer, the same model."""
 
+import json
+
 import numpy as np
 import pytest
 
 from hcxjax.models.config import DecoderConfig
 from tools import bench_train_step
-from tools.bench import parser
+from tools.bench import main, parser
 
 TINY = """# A comment with an = sign.
 VOCAB_SIZE = 64
@@ -21,12 +23,14 @@ DecoderConfig.dtype = 'float32'
 """
 
 
+ASKED = ["train_step", "--model", "small", "--length", "16", "--rows", "8", "--steps", "1"]
+
+
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     (tmp_path / "small.gin").write_text(TINY)
     monkeypatch.setattr(bench_train_step, "MODELS", tmp_path)
-    given = ["--model", "small", "--length", "16", "--rows", "8", "--steps", "1"]
-    return parser().parse_args(["train_step", *given])
+    return parser().parse_args(ASKED)
 
 
 def test_a_model_is_read_without_gin():
@@ -36,10 +40,12 @@ def test_a_model_is_read_without_gin():
         bench_train_step.model_fields("2b")
 
 
-def test_a_tiny_update_is_measured(options):
+def test_a_tiny_update_is_measured(options, capsys):
     model, length = bench_train_step.configured(options)
     assert (model.max_length, length) == (16, 16)
-    found = bench_train_step.measure_ours(options)
+    assert main([*ASKED, "--side", "jax"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["jax platform"] == "cpu"
     assert found["step_s"] > 0 and found["peak_bytes"] > 1e6 and found["parameters"] == model.parameters
 
 

@@ -205,7 +205,7 @@ def _places(length: int, shards: int) -> np.ndarray:
 
 def _tile(length: int, config: DecoderConfig) -> Tile:
     """The backend's tile, or the run's; where a row is divided, one that does not reach over two chunks."""
-    backend, shards = backend_named(config.attention, config.head_dim), shards_of(length)
+    backend, shards = backend_named(config.attention, config.head_dim, config.dtype), shards_of(length)
     tile = config.attention_tile or backend.tile
     if shards > 1:
         if not backend.parts:

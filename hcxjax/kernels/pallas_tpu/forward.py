@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from hcxjax.kernels.pallas_tpu.grid import Step, Walk, call
-from hcxjax.kernels.pallas_tpu.tile import LANES, LOG2E, MASKED, column, dot, masked, rotated, spread
+from hcxjax.kernels.pallas_tpu.tile import LANES, LOG2E, MASKED, column, dot, folded, masked, rotated, spread
 from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.kernels.rotary import Angles
 from hcxjax.protocols import Array
@@ -111,7 +111,7 @@ def _kernel(
         top[...] = jnp.maximum(before, jnp.max(s_TS, axis=1, keepdims=True))
         p_TS = jnp.exp2(s_TS - spread(top[...], keys))
         shrink = jnp.exp2(before - top[...])
-        total[...] = total[...] * shrink + jnp.sum(p_TS.reshape(-1, keys // lanes, lanes), axis=1)
+        total[...] = total[...] * shrink + folded(p_TS, lanes)
         sum[...] = sum[...] * spread(shrink, sum.shape[1]) + dot(p_TS.astype(v.dtype), v[...], axes=(1, 0))
 
     @pl.when(step.last)

@@ -33,6 +33,11 @@ def spread(column: Array, width: int) -> Array:
     return column[:, :width] if width <= lanes else jnp.tile(column, (1, width // lanes))
 
 
+def folded(x_TS: Array, lanes: int) -> Array:
+    """Sums of every lanes-th column, [T, lanes]: registers are added, and nothing moves between lanes."""
+    return sum(x_TS[:, start : start + lanes] for start in range(0, x_TS.shape[1], lanes))
+
+
 def rotated(x_TH: Array, cos_TH: Array, sin_TH: Array) -> Array:
     """`hcxjax.kernels.rotary.rotate` of one head, in float32; with −sin, back."""
     first, second = jnp.split(x_TH, 2, axis=1)

@@ -1,7 +1,6 @@
 """Attention on TPU by three kernels: forward, the gradient of queries, and those of keys and values."""
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -51,8 +50,7 @@ class _Settings(NamedTuple):
     interpret: Any
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(
+def _outputs(
     settings: _Settings, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, angles: Angles | None
 ) -> tuple[Array, Array]:
     batch, length, heads, _ = q_BTNH.shape
@@ -70,32 +68,32 @@ def _attention(
 
 
 def _forward(settings: _Settings, *inputs: Any) -> tuple[tuple[Array, Array], tuple[Any, ...]]:
-    outputs = _attention(settings, *inputs)
+    outputs = _outputs(settings, *inputs)
     return outputs, (*inputs, *outputs)
 
 
 def _backward(settings: _Settings, kept: tuple[Any, ...], gradients: tuple[Array, Array]) -> tuple[Any, ...]:
     q_BTNH, k_BSKH, v_BSKH, plan, angles, o_BTNH, lse_BNT = kept
-    do_BTNH, dlse_BNT = gradients
-    kv_heads = k_BSKH.shape[2]
-    dots_BTN = jnp.sum(o_BTNH.astype(jnp.float32) * do_BTNH.astype(jnp.float32), axis=-1)
-    delta_BNT = dots_BTN.swapaxes(1, 2) - dlse_BNT
-    by_query = functools.partial(_by_query, kv_heads=kv_heads, plan=plan)
+    (length, _, _), kv_heads = q_BTNH.shape[1:], k_BSKH.shape[2]
+    q_BKGTH, o_BKGTH, do_BKGTH = (_queries(x_BTNH, kv_heads, plan) for x_BTNH in (q_BTNH, o_BTNH, gradients[0]))
+    lse_BKGT, dlse_BKGT = (_sums(x_BNT, kv_heads, plan) for x_BNT in (lse_BNT, gradients[1]))
+    delta_BKGT = jnp.sum(o_BKGTH.astype(jnp.float32) * do_BKGTH.astype(jnp.float32), axis=-1) - dlse_BKGT
     dq_BKGTH, dk_BKSH, dv_BKSH = backward(
-        _queries(q_BTNH, kv_heads, plan),
+        q_BKGTH,
         _keys(k_BSKH, plan),
         _keys(v_BSKH, plan),
-        _queries(do_BTNH, kv_heads, plan),
-        by_query(lse_BNT),
-        by_query(delta_BNT),
+        do_BKGTH,
+        lse_BKGT,
+        delta_BKGT,
         _whole(plan),
         angles=_whole_angles(angles, plan),
         **settings._asdict(),
     )
     dk_BSKH, dv_BSKH = (x_BKSH.swapaxes(1, 2)[:, : k_BSKH.shape[1]] for x_BKSH in (dk_BKSH, dv_BKSH))
-    return _rows(dq_BKGTH)[:, : q_BTNH.shape[1]], dk_BSKH, dv_BSKH, None, None
+    return _rows(dq_BKGTH)[:, :length], dk_BSKH, dv_BSKH, None, None
 
 
+_attention = jax.custom_vjp(_outputs, nondiff_argnums=(0,))
 _attention.defvjp(_forward, _backward)
 
 
@@ -116,7 +114,7 @@ def _keys(k_BSKH: Array, plan: AttentionPlan) -> Array:
     return _filled(k_BSKH, 1, plan.tile.keys).swapaxes(1, 2)
 
 
-def _by_query(x_BNT: Array, kv_heads: int, plan: AttentionPlan) -> Array:
+def _sums(x_BNT: Array, kv_heads: int, plan: AttentionPlan) -> Array:
     x_BNT = _filled(x_BNT, 2, plan.tile.queries)
     return x_BNT.reshape(x_BNT.shape[0], kv_heads, -1, x_BNT.shape[2])
 

@@ -1,6 +1,7 @@
 """The backward kernels: one for the gradient of queries, one for those of keys and values, without atomics."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,14 +31,15 @@ def backward(
     scale: float,
     angles: Angles | None,
     interpret: Any,
-) -> tuple[Array, Array, Array]:
-    """(dq_BKGTH, dk_BKSH, dv_BKSH) of whole blocks.
+    counts: bool = False,
+) -> tuple[Array, ...]:
+    """(dq_BKGTH, dk_BKSH, dv_BKSH) of whole blocks, and where visits are counted visits_BIJ of both kernels.
 
     ds = p (do v^T − delta),   dq = scale ds k,   dk = scale ds^T q,   dv = p^T do,   p = exp(scale q k^T − lse)
 
     Args:
       delta_BKGT: do·o − dlse, with dlse the gradient of lse.
-    Source: Dao 2023, arXiv:2307.08691, algorithm 2. Deviations: queries and keys are held by kernels of their own, whose
+    Source: Dao 2023, arXiv:2307.08691, algorithm 2. Deviations: a kernel holds queries and another holds keys, so that
       sums have one order; lse has a gradient.
     """
     inputs = {
@@ -48,19 +50,25 @@ def backward(
         "delta_BKG1T": delta_BKGT[..., None, :],
         **segments(plan),
     }
-    dq_BKGTH, turned_BKGTH = _gradient_of_queries(q_BKGTH, inputs, plan, scale, angles, interpret)
-    dk_BKSH, dv_BKSH = _gradients_of_keys(turned_BKGTH, inputs, plan, interpret)
-    return dq_BKGTH, dk_BKSH, dv_BKSH
+    run = functools.partial(call, interpret=interpret, counts=counts)
+    dq_BKGTH, turned_BKGTH, *q_visits = _gradient_of_queries(run, q_BKGTH, inputs, plan, scale, angles)
+    dk_BKSH, dv_BKSH, *kv_visits = _gradients_of_keys(run, turned_BKGTH, inputs, plan)
+    return dq_BKGTH, dk_BKSH, dv_BKSH, *q_visits, *kv_visits
 
 
 def _gradient_of_queries(
-    q_BKGTH: Array, inputs: dict[str, Array], plan: AttentionPlan, scale: float, angles: Angles | None, interpret: Any
+    run: Callable[..., list[Array]],
+    q_BKGTH: Array,
+    inputs: dict[str, Array],
+    plan: AttentionPlan,
+    scale: float,
+    angles: Angles | None,
 ) -> list[Array]:
     """dq, and the queries as `turn` leaves them: the other kernel would turn a block again at every tile."""
     queries, keys = plan.tile
     columns = (queries, min(LANES, keys))
     shape = jax.ShapeDtypeStruct(q_BKGTH.shape, q_BKGTH.dtype)
-    return call(
+    return run(
         functools.partial(_queries_kernel, scale=scale),
         Walk(plan, "queries"),
         {"q_BKGTH": q_BKGTH, **inputs, **named(angles)},
@@ -73,17 +81,16 @@ def _gradient_of_queries(
         },
         matmuls=3,
         name="attention_dq",
-        interpret=interpret,
     )
 
 
 def _gradients_of_keys(
-    turned_BKGTH: Array, inputs: dict[str, Array], plan: AttentionPlan, interpret: Any
+    run: Callable[..., list[Array]], turned_BKGTH: Array, inputs: dict[str, Array], plan: AttentionPlan
 ) -> list[Array]:
     queries, keys = plan.tile
     k_BKSH, v_BKSH = inputs["k_BKSH"], inputs["v_BKSH"]
     sums = pltpu.VMEM((keys, k_BKSH.shape[-1]), jnp.float32)
-    return call(
+    return run(
         _keys_kernel,
         Walk(plan, "keys"),
         {"q_BKGTH": turned_BKGTH, **inputs},
@@ -94,7 +101,6 @@ def _gradients_of_keys(
         scratch={"kv_column": pltpu.VMEM((keys, min(LANES, queries)), jnp.int32), "dk_sum": sums, "dv_sum": sums},
         matmuls=4,
         name="attention_dkv",
-        interpret=interpret,
     )
 
 

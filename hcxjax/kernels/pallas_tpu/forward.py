@@ -9,8 +9,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from hcxjax.kernels.pallas_tpu.grid import Step, Walk, call
-from hcxjax.kernels.pallas_tpu.tile import LANES, LOG2E, MASKED, column, dot, folded, masked, rotated, spread
+from hcxjax.kernels.pallas_tpu.tile import LANES, LOG2E, column, dot, folded, masked, rotated, spread
 from hcxjax.kernels.plan import AttentionPlan
+from hcxjax.kernels.reference import MASKED
 from hcxjax.kernels.rotary import Angles
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
@@ -26,8 +27,9 @@ def forward(
     scale: float,
     angles: Angles | None,
     interpret: Any,
-) -> tuple[Array, Array]:
-    """(o_BKGTH, lse_BKGT) of whole blocks.
+    counts: bool = False,
+) -> tuple[Array, ...]:
+    """(o_BKGTH, lse_BKGT) of whole blocks, and where visits are counted visits_BIJ.
 
     Source: Dao 2023, arXiv:2307.08691, algorithm 1. Deviation: sums are kept apart by lane until the last tile.
     """
@@ -35,7 +37,7 @@ def forward(
     lanes, width = min(LANES, keys), q_BKGTH.shape[-1]
     inputs = {"q_BKGTH": q_BKGTH, "k_BKSH": k_BKSH, "v_BKSH": v_BKSH, **segments(plan), **named(angles)}
     sums_BKG1T = jax.ShapeDtypeStruct((*q_BKGTH.shape[:3], 1, q_BKGTH.shape[3]), jnp.float32)
-    o_BKGTH, lse_BKG1T = call(
+    o_BKGTH, lse_BKG1T, *visits = call(
         functools.partial(_kernel, scale=scale),
         Walk(plan, "queries"),
         inputs,
@@ -50,8 +52,9 @@ def forward(
         matmuls=2,
         name="attention_forward",
         interpret=interpret,
+        counts=counts,
     )
-    return o_BKGTH, lse_BKG1T[..., 0, :]
+    return o_BKGTH, lse_BKG1T[..., 0, :], *visits
 
 
 def segments(plan: AttentionPlan) -> dict[str, Array]:
@@ -117,7 +120,7 @@ def _kernel(
     @pl.when(step.last)
     def _end() -> None:
         all_lanes = jnp.broadcast_to(jnp.sum(total[...], axis=1, keepdims=True), total.shape)
-        seen = all_lanes > 0
+        seen = all_lanes != 0  # of a query that does see something the sum is 1 or more, or NaN
         o[...] = (sum[...] * spread(jnp.where(seen, 1 / all_lanes, 0), sum.shape[1])).astype(o.dtype)
         lse_column = jnp.where(seen, (top[...] + jnp.log2(all_lanes)) / LOG2E, MASKED)
         lse[...] = lse_column.T[:1]

@@ -13,57 +13,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from hcxjax.kernels.plan import AttentionPlan, Spans
+from hcxjax.kernels.plan import AttentionPlan
+from hcxjax.kernels.visits import FIRST, LAST, NEEDED, PLAIN, Visits
 from hcxjax.protocols import Array
-
-FIRST, LAST, NEEDED, PLAIN = 1, 2, 4, 8
-"""Bits of a visit: the first, the last of its held block; the tile holds a pair that is allowed; it holds no other."""
 
 SCALAR_MEMORY = 2**20
 """Bytes that v5e, v5p, v6e and TPU7x have."""
-
-
-class Visits(NamedTuple):
-    """A block is held while those it is paired with are streamed past it. int32; the first `count` of W are in use."""
-
-    rows_W: Array
-    held_W: Array
-    streamed_W: Array
-    bits_W: Array
-    count: Array
-
-
-def visits(spans: Spans, streamed: int) -> Visits:
-    """The tiles of `spans`, whose blocks are the held ones, in order.
-
-    A block that is paired with nothing is visited once, without the bit NEEDED: its results are zeros to be written.
-
-    Args:
-      streamed: blocks of the other side.
-    Raises:
-      ValueError: the list would not fit into scalar memory.
-    """
-    rows, held = spans.start.shape
-    length, most = rows * held * streamed, SCALAR_MEMORY // 16
-    if length >= most:
-        raise ValueError(
-            f"{rows} rows of {held} x {streamed} tiles are {length}; the list of a TPU kernel takes fewer than {most}: "
-            "larger tiles (Backend.tile), or fewer rows at a time (Experiment.accumulate)"
-        )
-    start_I, stop_I, plain_start_I, plain_stop_I = (bound_BI.reshape(-1) for bound_BI in spans)
-    count_I = jnp.maximum(stop_I - start_I, 1)
-    end_I = jnp.cumsum(count_I)
-    block_W = jnp.repeat(jnp.arange(rows * held), count_I, total_repeat_length=length)
-    number_W = jnp.arange(length) - (end_I - count_I)[block_W]
-    streamed_W = jnp.minimum(start_I[block_W] + number_W, streamed - 1)
-    bits_W = (
-        FIRST * (number_W == 0)
-        + LAST * (number_W == count_I[block_W] - 1)
-        + NEEDED * (start_I < stop_I)[block_W]
-        + PLAIN * ((plain_start_I[block_W] <= streamed_W) & (streamed_W < plain_stop_I[block_W]))
-    )
-    lists = (block_W // held, block_W % held, streamed_W, bits_W)
-    return Visits(*(x.astype(jnp.int32) for x in lists), end_I[-1].astype(jnp.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +29,7 @@ class Step:
       first, last: tile of the held block, over all heads that add to its results.
       masked, plain: the tile is needed, and some or none of its pairs are masked.
       offset: the place of the tile's first query less that of its first key.
+      count: adds one to the tile's count of visits, where they are counted.
     """
 
     first: Array
@@ -81,11 +37,17 @@ class Step:
     masked: Array
     plain: Array
     offset: Array
+    count: Callable[[], None] | None = None
 
     def compute(self, tile: Callable[[bool], None]) -> None:
         """tile(is it masked?), where it is needed."""
-        pl.when(self.masked)(lambda: tile(True))
-        pl.when(self.plain)(lambda: tile(False))
+        for here, is_masked in ((self.masked, True), (self.plain, False)):
+
+            @pl.when(here)
+            def _visit(is_masked: bool = is_masked) -> None:
+                tile(is_masked)
+                if self.count is not None:
+                    self.count()
 
 
 class Scalars(NamedTuple):
@@ -116,12 +78,23 @@ class Walk:
         """Of the grid: KV heads, query heads of a group, visits."""
         return "KGW" if self.holds == "queries" else "KWG"
 
-    @property
     def visits(self) -> Visits:
-        q_blocks, kv_blocks = self.plan.kv_spans.start.shape[1], self.plan.q_spans.start.shape[1]
-        if self.holds == "queries":
-            return visits(self.plan.kv_spans, kv_blocks)
-        return visits(self.plan.q_spans, q_blocks)
+        """What is visited, in order.
+
+        Raises:
+          ValueError: the list does not fit into scalar memory.
+        """
+        plan = self.plan if self.plan.kv_visits is not None else self.plan.listed()
+        listed = plan.kv_visits if self.holds == "queries" else plan.q_visits
+        assert listed is not None
+        length, most = len(listed.rows_W), SCALAR_MEMORY // 16
+        if length >= most:
+            (rows, q_blocks), kv_blocks = plan.kv_spans.start.shape, plan.q_spans.start.shape[1]
+            raise ValueError(
+                f"{rows} rows of {q_blocks} x {kv_blocks} tiles are {length}; the list of a TPU kernel takes fewer than "
+                f"{most}: larger tiles (DecoderConfig.attention_tile), or fewer rows at once (Experiment.accumulate)"
+            )
+        return listed
 
     def at(self, point: tuple[Any, ...], scalars: Scalars) -> dict[str, Any]:
         """By letter, the index of the row, head or block."""
@@ -129,23 +102,40 @@ class Walk:
         visit, (held, streamed) = place["W"], "TS" if self.holds == "queries" else "ST"
         return place | {"B": scalars.rows[visit], held: scalars.held[visit], streamed: scalars.streamed[visit]}
 
-    def step(self, groups: int, scalars: Scalars) -> Step:
-        """Inside a kernel: where it is."""
+    def step(self, groups: int, scalars: Scalars, visits: Any = None) -> Step:
+        """Inside a kernel: where it is.
+
+        Args:
+          visits: a reference to counts of visits, [B, I, J]; None: they are not counted.
+        """
         place = self.at(tuple(map(pl.program_id, range(3))), scalars)
         bits = scalars.bits[place["W"]]
         first, last, needed, plain = (bits & bit != 0 for bit in (FIRST, LAST, NEEDED, PLAIN))
         if self.holds == "keys":
             first, last = first & (place["G"] == 0), last & (place["G"] == groups - 1)
         offset = scalars.q_places[place["T"]] - scalars.kv_places[place["S"]]
-        return Step(first, last, needed & ~plain, plain, offset)
+
+        if visits is not None:
+
+            @pl.when(sum(map(pl.program_id, range(3))) == 0)
+            def _begin() -> None:
+                visits[...] = jnp.zeros_like(visits)
+
+        def count() -> None:
+            visits[place["B"], place["T"], place["S"]] += 1
+
+        return Step(first, last, needed & ~plain, plain, offset, None if visits is None else count)
 
     def block(self, name: str, shape: tuple[int, ...]) -> pl.BlockSpec:
         """What of an array a kernel sees at a time, by the letters that end its name.
 
-        One row (B), KV head (K), query head of its group (G); a block of queries (T), of keys (S); all of any other.
+        One row (B), KV head (K), query head of its group (G); a block of queries (T), of keys (S); all of any other,
+        and where there are no letters, all, in scalar memory.
         """
         sizes = {"B": None, "K": None, "G": None, "T": self.plan.tile.queries, "S": self.plan.tile.keys}
         letters = _letters(name)
+        if not letters:
+            return pl.BlockSpec(memory_space=pltpu.SMEM)
 
         def index(*arguments: Any) -> tuple[Any, ...]:
             place = self.at(arguments[:3], Scalars(*arguments[3:]))
@@ -164,6 +154,7 @@ def call(
     matmuls: int,
     name: str,
     interpret: Any,
+    counts: bool = False,
 ) -> list[Array]:
     """Runs kernel(step, **references) at every point of a walk.
 
@@ -171,22 +162,28 @@ def call(
       inputs, outputs, scratch: by name; of arrays the kernel is given blocks (`Walk.block`), under their names without
         the letters.
       matmuls: of queries x keys x head dim that the kernel does, for the estimate of its cost.
+      counts: visits_BIJ, how often each tile is computed by all heads, is a last result; only where it is interpreted.
     """
     sizes = {letter: size for key, x in inputs.items() for letter, size in zip(_letters(key), x.shape, strict=True)}
-    listed = walk.visits
+    listed = walk.visits()
+    scalars = Scalars(*listed[:4], walk.plan.q_places_I, walk.plan.kv_places_J)
+    cost = _cost(sizes, matmuls, [*inputs.values(), *outputs.values()])
+    if counts:
+        shape = (sizes["B"], len(scalars.q_places), len(scalars.kv_places))
+        outputs = {**outputs, "visits_": jax.ShapeDtypeStruct(shape, jnp.int32)}
     names = [key.rpartition("_")[0] for key in (*inputs, *outputs)] + list(scratch)
 
     def body(*references: Any) -> None:
-        count = len(Scalars._fields)
-        step = walk.step(sizes["G"], Scalars(*references[:count]))
-        kernel(step, **dict(zip(names, references[count:], strict=True)))
+        named = dict(zip(names, references[len(scalars) :], strict=True))
+        step = walk.step(sizes["G"], Scalars(*references[: len(scalars)]), named.pop("visits", None))
+        kernel(step, **named)
 
     grid = {"K": sizes["K"], "G": sizes["G"], "W": listed.count}
     alone = walk.axes.index("W")
     return pl.pallas_call(
         body,
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=len(Scalars._fields),
+            num_scalar_prefetch=len(scalars),
             grid=tuple(grid[axis] for axis in walk.axes),
             in_specs=[walk.block(key, x.shape) for key, x in inputs.items()],
             out_specs=[walk.block(key, x.shape) for key, x in outputs.items()],
@@ -196,10 +193,10 @@ def call(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=["parallel"] * alone + ["arbitrary"] * (len(walk.axes) - alone)
         ),
-        cost_estimate=_cost(sizes, matmuls, [*inputs.values(), *outputs.values()]),
+        cost_estimate=cost,
         name=name,
         interpret=interpret,
-    )(*listed[:4], walk.plan.q_places_I, walk.plan.kv_places_J, *inputs.values())
+    )(*scalars, *inputs.values())
 
 
 def _cost(sizes: Mapping[str, int], matmuls: int, arrays: list[Any]) -> pl.CostEstimate:

@@ -12,8 +12,6 @@ from hcxjax.protocols import Array
 
 LANES = 128
 LOG2E = math.log2(math.e)
-MASKED = -1e30
-"""The log-sum-exp of a query that sees nothing. Scores that are masked are -inf: exp2(-inf - MASKED) is 0."""
 
 
 def dot(x: Array, y: Array, axes: tuple[int, int]) -> Array:
@@ -45,7 +43,7 @@ def rotated(x_TH: Array, cos_TH: Array, sin_TH: Array) -> Array:
 
 
 def masked(s: Array, column: Array, row: Array, offset: Array, *, queries_down: bool) -> Array:
-    """Scores whose keys are of another document, or after the query, become −inf.
+    """Scores whose keys are of another document, or after the query, become −inf: exp2(−inf − MASKED) is 0.
 
     Args:
       s: [T, S] where queries go down, [S, T] where they go across.

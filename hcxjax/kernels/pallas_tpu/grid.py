@@ -91,7 +91,7 @@ class Walk:
         if length >= most:
             (rows, q_blocks), kv_blocks = plan.kv_spans.start.shape, plan.q_spans.start.shape[1]
             raise ValueError(
-                f"{rows} rows of {q_blocks} x {kv_blocks} tiles are {length}; the list of a TPU kernel takes fewer than "
+                f"{rows} rows of {q_blocks} x {kv_blocks} tiles are {length}; a TPU kernel lists fewer than "
                 f"{most}: larger tiles (DecoderConfig.attention_tile), or fewer rows at once (Experiment.accumulate)"
             )
         return listed

@@ -11,7 +11,7 @@ from hcxjax.kernels.plan import Tile, attention_plan
 from hcxjax.kernels.reference import reference_attention
 
 SCALE = 0.3
-TILE = Tile(16, 8)
+TILE = Tile(16, 16)
 NAMES = ("o", "lse", "dq", "dk", "dv")
 planned = jax.jit(attention_plan, static_argnums=1)
 interpreted = functools.partial(pallas_tpu_attention, interpret=True)

@@ -33,7 +33,7 @@ def assert_near(ours, theirs, atol):
 def hundred():
     """100 random packings, their arrays, and what the kernels make of them; the length is no multiple of a tile."""
     segments = packings(100, 45)
-    plan, inputs = planned(segments, TILE), arrays(segments, 4, 2, 16)
+    plan, inputs = planned(segments, TILE), arrays(segments, 2, 1, 16)
     return segments, plan, inputs, output_and_gradients(*inputs, plan)
 
 
@@ -86,7 +86,7 @@ FEW = {(4, 1, 64, "bfloat16"), (4, 4, 128, "bfloat16")}
 def test_is_as_near_to_float32_as_xla(heads, kv_heads, width, dtype):
     """Heads and head dims, in tiles whose sizes are not each other's, and rows that they do not divide; against dense
     attention as XLA computes it in that precision."""
-    segments = packings(6, 53, seed=1)
+    segments = packings(6, 53, seed=1)[2:]
     inputs = arrays(segments, heads, kv_heads, width, dtype)
     plan = planned(segments, Tile(16, 32))
     ours, theirs = (output_and_gradients(*inputs, plan, kernel=kernel) for kernel in (interpreted, dense))
@@ -117,7 +117,7 @@ def test_part_of_a_row_over_other_keys_of_it():
     """As a device in a ring has them: an early and a late chunk, of which the early one sees none of these keys."""
     segments = packings(8, 64, seed=3)
     queries, keys = np.r_[0:16, 48:64], np.r_[16:40, 40:64]
-    plan = attention_plan(
+    plan = planned(
         segments[:, queries],
         Tile(8, 8),
         kv_segments_BS=segments[:, keys],

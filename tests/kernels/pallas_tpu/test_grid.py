@@ -12,7 +12,7 @@ from hcxjax.kernels.pallas_tpu.grid import Walk, _cost
 from hcxjax.kernels.plan import Tile
 from tests.kernels.pallas_tpu.cases import packings, planned
 
-LENGTH, TILE = 48, Tile(8, 12)
+LENGTH, TILE = 48, Tile(12, 16)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def visited():
     segments = packings(1000, LENGTH, seed=7, tile=TILE)
     allowed = (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, None] & np.tri(LENGTH, dtype=bool)
     tiles = allowed.reshape(1000, LENGTH // TILE.queries, TILE.queries, LENGTH // TILE.keys, TILE.keys)
-    q, k, sums = jnp.ones((100, 1, 2, LENGTH, 4)), jnp.ones((100, 1, LENGTH, 4)), jnp.ones((100, 1, 2, LENGTH))
+    q, k, sums = jnp.ones((100, 1, 1, LENGTH, 4)), jnp.ones((100, 1, LENGTH, 4)), jnp.ones((100, 1, 1, LENGTH))
     settings = {"scale": 1.0, "angles": None, "interpret": True, "counts": True}
 
     @jax.jit
@@ -34,9 +34,9 @@ def visited():
 
 def test_tiles_visited_are_the_tiles_needed(visited):
     counts, needed = visited
-    assert 0.1 < needed.mean() < 0.5
+    assert 0.1 < needed.mean() < 0.6
     for count in counts:
-        np.testing.assert_array_equal(count, 2 * needed)  # by each of two heads
+        np.testing.assert_array_equal(count, needed)
     assert len(counts) == 3
 
 

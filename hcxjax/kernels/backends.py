@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import importlib
 import logging
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from hcxjax.kernels.plan import AttentionPlan, Tile
 from hcxjax.kernels.reference import reference_attention
@@ -58,10 +59,33 @@ class Backend:
         return None
 
 
+def imported(module: str, name: str) -> Kernel:
+    """A kernel whose module is imported when it first runs: some take long, or need what not every machine has."""
+
+    def run(*args: Any, **kwargs: Any) -> tuple[Array, Array | None]:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    return run
+
+
+TPU_HEADS = (64, 128)
+
 BACKENDS: Mapping[str, Backend] = {
     "reference": Backend(reference_attention),
     "xla": Backend(xla_attention, tile=Tile(128, 128)),
+    "pallas_tpu": Backend(
+        imported("hcxjax.kernels.pallas_tpu.attention", "pallas_tpu_attention"),
+        rotates=True,
+        platforms=("tpu",),
+        head_dims=TPU_HEADS,
+    ),
+    "splash": Backend(
+        imported("hcxjax.kernels.splash", "splash_attention"), parts=False, platforms=("tpu",), head_dims=TPU_HEADS
+    ),
 }
+
+PREFERRED = ("pallas_tpu", "xla")
+"""What 'auto' takes the first of that can do it."""
 
 
 def backend_named(name: str, head_dim: int) -> Backend:
@@ -86,6 +110,6 @@ def backend_named(name: str, head_dim: int) -> Backend:
 @functools.cache
 def chosen(target: Target, head_dim: int) -> str:
     """What 'auto' stands for: the first of the platform's that can do it. Said once in the log."""
-    name = next(name for name in ("xla",) if BACKENDS[name].refusal(target, head_dim) is None)
+    name = next(name for name in PREFERRED if BACKENDS[name].refusal(target, head_dim) is None)
     _log.info("attention backend on %s, head dim %d: %s", target.device_kind, head_dim, name)
     return name

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from hcxjax.protocols import Array
@@ -45,5 +46,5 @@ def visits(start_BI: Array, stop_BI: Array, plain_start_BI: Array, plain_stop_BI
         + NEEDED * (start_I < stop_I)[block_W]
         + PLAIN * ((plain_start_I[block_W] <= streamed_W) & (streamed_W < plain_stop_I[block_W]))
     )
-    lists = (block_W // held, block_W % held, streamed_W, bits_W)
-    return Visits(*(x.astype(jnp.int32) for x in lists), end_I[-1].astype(jnp.int32))
+    listed = Visits(block_W // held, block_W % held, streamed_W, bits_W, end_I[-1])
+    return jax.tree.map(lambda x: x.astype(jnp.int32), listed)

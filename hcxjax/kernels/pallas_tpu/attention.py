@@ -133,4 +133,7 @@ def _whole(plan: AttentionPlan) -> AttentionPlan:
 
 
 def _whole_angles(angles: Angles | None, plan: AttentionPlan) -> Angles | None:
-    return None if angles is None else tuple(_filled(part_BTH, 1, plan.tile.queries) for part_BTH in angles)
+    if angles is None:
+        return None
+    cos_BTH, sin_BTH = angles
+    return _filled(cos_BTH, 1, plan.tile.queries), _filled(sin_BTH, 1, plan.tile.queries)

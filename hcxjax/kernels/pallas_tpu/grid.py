@@ -115,16 +115,18 @@ class Walk:
             first, last = first & (place["G"] == 0), last & (place["G"] == groups - 1)
         offset = scalars.q_places[place["T"]] - scalars.kv_places[place["S"]]
 
-        if visits is not None:
+        step = Step(first, last, needed & ~plain, plain, offset)
+        if visits is None:
+            return step
 
-            @pl.when(sum(map(pl.program_id, range(3))) == 0)
-            def _begin() -> None:
-                visits[...] = jnp.zeros_like(visits)
+        @pl.when(sum(map(pl.program_id, range(3))) == 0)
+        def _begin() -> None:
+            visits[...] = jnp.zeros_like(visits)
 
         def count() -> None:
             visits[place["B"], place["T"], place["S"]] += 1
 
-        return Step(first, last, needed & ~plain, plain, offset, None if visits is None else count)
+        return dataclasses.replace(step, count=count)
 
     def block(self, name: str, shape: tuple[int, ...]) -> pl.BlockSpec:
         """What of an array a kernel sees at a time, by the letters that end its name.
@@ -179,7 +181,6 @@ def call(
         kernel(step, **named)
 
     grid = {"K": sizes["K"], "G": sizes["G"], "W": listed.count}
-    alone = walk.axes.index("W")
     return pl.pallas_call(
         body,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -191,7 +192,7 @@ def call(
         ),
         out_shape=list(outputs.values()),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=["parallel"] * alone + ["arbitrary"] * (len(walk.axes) - alone)
+            dimension_semantics=("parallel", "parallel" if walk.axes == "KGW" else "arbitrary", "arbitrary")
         ),
         cost_estimate=cost,
         name=name,

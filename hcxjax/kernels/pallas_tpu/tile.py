@@ -3,6 +3,7 @@
 Logarithms and exponentials are to base 2, as the hardware has them: log2(e) goes into the queries with the scale.
 """
 
+import functools
 import math
 
 import jax
@@ -33,7 +34,7 @@ def spread(column: Array, width: int) -> Array:
 
 def folded(x_TS: Array, lanes: int) -> Array:
     """Sums of every lanes-th column, [T, lanes]: registers are added, and nothing moves between lanes."""
-    return sum(x_TS[:, start : start + lanes] for start in range(0, x_TS.shape[1], lanes))
+    return functools.reduce(jnp.add, jnp.split(x_TS, x_TS.shape[1] // lanes, axis=1))
 
 
 def rotated(x_TH: Array, cos_TH: Array, sin_TH: Array) -> Array:

@@ -28,6 +28,7 @@ from hcxjax.protocols import Array, Params
 
 Axes = tuple[str, ...]
 
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Which microbatch meets which group of layers, where and when.
@@ -122,7 +123,10 @@ def _stage(
         return rows.reshape(schedule.microbatches, -1, *rows.shape[1:])
 
     group = config.num_layers // (stages * schedule.repeats)
-    weights, given = _dealt(weights, axes, schedule), (jax.tree.map(divided, angles), parted(plan, schedule.microbatches))
+    weights, given = (
+        _dealt(weights, axes, schedule),
+        (jax.tree.map(divided, angles), parted(plan, schedule.microbatches)),
+    )
     visit, onwards = visiting(layer), [(stage, (stage + 1) % stages) for stage in range(stages)]
 
     def step(carry: tuple[Array, Array, Params], number: Array) -> tuple[tuple[Array, Array, Params], None]:

@@ -23,6 +23,10 @@ H100, H200, B200 = (Target("gpu", f"NVIDIA {kind}") for kind in ("H100 80GB HBM3
         (H200, 128, "float32", "xla"),
         (H200, 256, "bfloat16", "xla"),
         (H200, 20, "bfloat16", "xla"),
+        (TPU, 64, "bfloat16", "pallas_tpu"),
+        (TPU, 128, "float32", "pallas_tpu"),
+        (TPU, 80, "bfloat16", "xla"),
+        (TPU, 128, "float16", "xla"),
     ],
 )
 def test_auto(target, head_dim, dtype, name):
@@ -36,6 +40,9 @@ def test_auto(target, head_dim, dtype, name):
         ("cudnn", A100, 128, "bfloat16", "it runs on H100, .*, and this is NVIDIA A100-SXM4-80GB"),
         ("cudnn", H200, 128, "float32", r"DecoderConfig\.dtype is float32; it can do bfloat16, float16"),
         ("cudnn", H200, 256, "bfloat16", r"DecoderConfig\.head_dim is 256; it can do 8, 16, .*, 128"),
+        ("pallas_tpu", TPU, 96, "bfloat16", r"DecoderConfig\.head_dim is 96; it can do 64, 128"),
+        ("pallas_tpu", CPU, 128, "bfloat16", "it runs on tpu, and this is cpu"),
+        ("splash", CPU, 128, "bfloat16", "it runs on tpu, and this is cpu"),
         ("pallas_gpu", B200, 128, "bfloat16", "it runs on H100, .*, and this is NVIDIA B200"),
         ("pallas_gpu", H200, 96, "bfloat16", r"DecoderConfig\.head_dim is 96; it can do 64, 128"),
         ("pallas_gpu", H200, 128, "float32", r"DecoderConfig\.dtype is float32; it can do bfloat16, float16"),
@@ -47,7 +54,7 @@ def test_refusals(name, target, head_dim, dtype, refusal):
 
 
 def test_what_they_can_do_is_not_refused():
-    for name, target in (("cudnn", H100), ("cudnn", B200), ("pallas_gpu", H200)):
+    for name, target in (("cudnn", H100), ("cudnn", B200), ("pallas_gpu", H200), ("pallas_tpu", TPU), ("splash", TPU)):
         assert [BACKENDS[name].refusal(target, width, "bfloat16") for width in (64, 128)] == [None, None]
 
 

@@ -32,7 +32,7 @@ def attention(
     heads, kv_heads, head_dim = *q_BTNH.shape[2:3], *k_BSKH.shape[2:]
     if heads % kv_heads:
         raise ValueError(f"num_heads is {heads}; it must be a multiple of num_kv_heads, {kv_heads}")
-    chosen = backend_named(backend, head_dim)
+    chosen = backend_named(backend, head_dim, q_BTNH.dtype.name)
     if angles is not None and not chosen.rotates:
         q_BTNH, angles = rotate(q_BTNH, angles), None
     return chosen.run(q_BTNH, k_BSKH, v_BSKH, plan, scale=scale, angles=angles)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hcxjax.checkpoint import (
-    CHECKSUMS,
     CheckpointError,
     CheckpointFolder,
     KeepPolicy,
@@ -19,6 +18,7 @@ from hcxjax.checkpoint import (
     stored_leaves,
     write_streamed,
 )
+from hcxjax.checksums import CHECKSUMS
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 

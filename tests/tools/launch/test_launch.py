@@ -38,9 +38,10 @@ def test_help_has_examples_for_every_place(capsys):
 
 
 EXAMPLES = [example for place in PLACES for example in re.split(r"\n(?=python)", place.EXAMPLES.strip())]
+DOCUMENTED = re.findall(r"```sh\n(python -m tools.launch .*?)\n```", (ROOT / "docs/launching.md").read_text(), re.S)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", [*EXAMPLES, *DOCUMENTED])
 def test_examples_are_true(capsys, example):
     _, _, module, *arguments = shlex.split(example.replace("\\\n", " ").replace("...", "--gin.CODE=files:code"))
     assert module == "tools.launch"

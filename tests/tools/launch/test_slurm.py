@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import assert_same_course
 from tests.tools.launch.fakes import Fakes, answer
 from tools.launch.__main__ import main
 
@@ -133,3 +134,48 @@ def test_sbatch_gets_the_script(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", fakes.path)
     assert main(["slurm", "--", *RUN, "--gin.RUN_DIR=/shared/my run"]) == 0
     assert (tmp_path / "got").read_text() == capsys.readouterr().out.removesuffix("\n")
+
+
+SRUN = """\
+#!{python}
+import os, signal, subprocess, sys, time
+from pathlib import Path
+at = sys.argv.index({python!r})
+tasks = [
+    subprocess.Popen(
+        sys.argv[at:],
+        env=os.environ | {{"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_NTASKS": "2"}},
+    )
+    for number in range(2)
+]
+first = Path({folder!r}) / "first"
+if not first.exists():
+    first.touch()
+    while not Path({checkpoint!r}).exists():
+        time.sleep(0.005)
+    tasks[1].kill()
+ends = [task.wait() for task in tasks]
+sys.exit(max(end if end >= 0 else 128 - end for end in ends))
+"""
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_that_jax_finds_by_itself_loses_one_and_is_complete(whole, compiled, tmp_path, capsys):
+    """All is real but srun, which starts both processes on this machine and kills one of them."""
+    fakes, run = Fakes(tmp_path / "bin"), tmp_path / "run"
+    (fakes.folder / "python3").symlink_to(sys.executable)
+    srun = fakes.folder / "srun"
+    srun.write_text(SRUN.format(python=sys.executable, folder=str(tmp_path), checkpoint=str(run / "checkpoints" / "4")))
+    srun.chmod(0o755)
+    wanted = ["--gin_file=tests/tiny.gin", f"--gin.RUN_DIR={run}", f"--gin.DATA_DIR={whole}", "--heartbeat_s=5"]
+    arguments = [f"--folder={ROOT}", "--gpus_per_node=0", "--nodes=2", f"--python={sys.executable}", "--pause_s=0"]
+    assert main(["slurm", *arguments, "--dry_run", "--", *wanted]) == 0
+    (tmp_path / "job.sh").write_text(capsys.readouterr().out)
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "PATH": fakes.path}
+    done = subprocess.run(
+        ["bash", tmp_path / "job.sh"], env=compiled | job, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "process 1 has not been heard of for" in done.stderr
+    assert "restart 1 of 20" in done.stderr
+    assert_same_course(run, whole, exact=0)

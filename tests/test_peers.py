@@ -107,6 +107,7 @@ def test_one_that_starts_or_is_done_may_be_silent(clock, what):
     second.talk()
     if what == "done":
         second.close()
+    first.talk()
     clock.now += 1000
     first.talk()
 

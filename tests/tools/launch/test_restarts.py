@@ -11,7 +11,7 @@ import pytest
 
 from hcxjax import peers
 from tests.tools.launch.fakes import Fakes, answer
-from tools.launch.restarts import AGAIN, FINAL, Policy, keep_going, newest_step
+from tools.launch.restarts import AGAIN, FINAL, Command, Policy, keep_going, newest_step
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -98,6 +98,10 @@ def test_where_steps_are_not_known_nothing_counts_as_progress():
     assert start.starts == 3
 
 
+def test_a_signal_s_status_is_that_of_a_shell():
+    assert Command(["sh", "-c", "kill -9 $$"], None).run() == 137
+
+
 def test_pauses_double_where_there_is_no_progress():
     policy = Policy(pause_s=10, longest_pause_s=60)
     assert [policy.pause(stuck) for stuck in range(6)] == [10, 10, 20, 40, 60, 60]
@@ -128,7 +132,7 @@ def test_sigterm_is_passed_on_and_the_job_goes_back_into_the_queue_if_it_got_fur
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == AGAIN
-    assert len(fakes.calls("srun")) == 1
+    assert len(fakes.calls("srun")) == 1 and "restart 1" not in said
     assert fakes.calls("scontrol") == requeued
     assert ("not put back into the queue: no checkpoint after step 4" in said) is not further
 

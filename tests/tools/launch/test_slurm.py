@@ -88,7 +88,8 @@ def job(capsys, tmp_path):
     environment = os.environ | {"PATH": fakes.path, "SLURM_JOB_ID": "17"}
 
     def start():
-        return subprocess.Popen(["bash", tmp_path / "job.sh"], env=environment, stderr=subprocess.PIPE, text=True)
+        streams = {"stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+        return subprocess.Popen(["bash", tmp_path / "job.sh"], env=environment, **streams)
 
     return fakes, run, start
 
@@ -119,12 +120,13 @@ def test_sigterm_before_the_time_limit_saves_and_goes_back_into_the_queue(job):
     assert fakes.calls("scontrol") == [["requeue", "17"]]
 
 
-def test_variables_reach_the_run_as_they_are(job):
+def test_variables_reach_the_run_as_they_are_in_the_project_s_folder(job):
     fakes, _, start = job
     fakes.add("srun", answer(0))
-    (fakes.folder / "srun").write_text(f'#!/bin/sh\nprintf %s "$SAID" > {fakes.folder}/said\n')
+    (fakes.folder / "srun").write_text(f'#!/bin/sh\nprintf %s "$SAID" > {fakes.folder}/said\npwd > {fakes.folder}/at\n')
     start().communicate(timeout=60)
     assert (fakes.folder / "said").read_text() == 'it\'s "so" $HOME'
+    assert (fakes.folder / "at").read_text() == f"{ROOT}\n"
 
 
 def test_sbatch_gets_the_script(monkeypatch, tmp_path, capsys):

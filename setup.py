@@ -36,10 +36,13 @@ setup(
             "uvicorn>=0.34",
             "prometheus_client>=0.20",
             "openai>=1.60",
+            "qwix>=0.1.8",
             # The parity tests compare with transformers' own arithmetic; pip's build for CPUs is enough.
             "torch==2.13.0",
             "transformers>=5.0",
         ],
+        # Training with eight-bit matmuls, DecoderConfig.matmuls.
+        "low-precision": ["qwix>=0.1.8"],
         "plots": ["matplotlib>=3.8"],
         "mlflow": ["mlflow>=3.0"],
         "beam": ["apache-beam>=2.70"],

@@ -14,19 +14,20 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hcxjax.protocols import Batch, PyTree
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("pipe", "data", "fsdp", "context", "tensor")
+"""Outermost first: neighbours along the last axes are nearest, and they talk most."""
 
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("batch", ("data", "fsdp")),
-    ("length", None),
-    ("vocab", "tensor"),
-    ("embed", "fsdp"),
+    ("length", "context"),
+    ("vocab", ("tensor", "pipe")),
+    ("embed", ("fsdp", "context")),
     ("activation_embed", None),
     ("mlp", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("head_dim", None),
-    ("layers", None),
+    ("layers", "pipe"),
 )
 """Logical axis of a parameter or activation → mesh axes; the first rule whose mesh axes are free applies."""
 
@@ -36,7 +37,9 @@ class Layout:
     """A mesh by name and size, and where each logical axis goes.
 
     Attributes:
-      data, fsdp, tensor: sizes of the mesh axes; one of them may be -1, which takes all devices that are left.
+      data, fsdp, tensor, context, pipe: sizes of the mesh axes; one of them may be -1, which takes all devices that are
+        left. Rows are divided over data and fsdp, parameters over fsdp and context, heads and feed-forward over tensor,
+        the places of a row over context, layers over pipe.
       rules: overrides, put before `RULES`.
       devices: (first, last + 1) of jax's devices, for a mesh over some of them; None takes all.
     """
@@ -44,6 +47,8 @@ class Layout:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
+    pipe: int = 1
     rules: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
     devices: tuple[int, int] | None = None
 
@@ -152,22 +157,41 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    spec = spmd.logical_to_mesh_axes(logical, nn.get_logical_axis_rules())
-    return jax.lax.with_sharding_constraint(x, _dividing(spec or PartitionSpec(), x.shape, mesh.shape))
+    return jax.lax.with_sharding_constraint(x, spec_of(x.shape, *logical))
+
+
+def spec_of(shape: tuple[int, ...], *logical: str | None) -> PartitionSpec:
+    """The mesh axes of an array with these logical ones, on the mesh that is set.
+
+    Inside a shard_map, of what one device holds: axes that it has taken divide nothing any more.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
+    return _dividing(spmd.logical_to_mesh_axes(logical, nn.get_logical_axis_rules()) or PartitionSpec(), shape, sizes)
+
+
+def axes_of(logical: str) -> tuple[str, ...]:
+    """The mesh axes of more than one device that a logical axis may be divided over, on the mesh that is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return ()
+    (axes,) = spmd.logical_to_mesh_axes((logical,), nn.get_logical_axis_rules()) or (None,)
+    return tuple(axis for axis in ((axes,) if isinstance(axes, str) else axes or ()) if mesh.shape[axis] > 1)
 
 
 def _dividing(spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """`spec` without the mesh axes that do not divide their dimension: that one is replicated over them.
+    """`spec` without mesh axes of one device; of several for a dimension, as many from the first as divide it.
 
-    So KV heads fewer than the tensor axis are held by each of its devices.
+    Over the others it is replicated: KV heads fewer than the tensor axis are held by each of its devices.
     """
 
-    def fits(axes: str | tuple[str, ...] | None, size: int) -> bool:
-        names = (axes,) if isinstance(axes, str) else axes or ()
-        return size % math.prod(sizes[name] for name in names) == 0
+    def kept(axes: str | tuple[str, ...] | None, size: int) -> str | tuple[str, ...] | None:
+        names = tuple(name for name in ((axes,) if isinstance(axes, str) else axes or ()) if sizes[name] > 1)
+        while size % math.prod(sizes[name] for name in names):
+            names = names[:-1]
+        return names[0] if len(names) == 1 else names or None
 
-    pairs = zip(spec, shape, strict=False)
-    return PartitionSpec(*(axes if fits(axes, size) else None for axes, size in pairs))
+    return PartitionSpec(*(kept(axes, size) for axes, size in zip(spec, shape, strict=False)))
 
 
 def unbox(boxed: PyTree) -> PyTree:

@@ -11,7 +11,7 @@ Arrays end in `_` and one capital per dimension; scalars and trees have no suffi
 | N      | query heads          | P      | prompt                     |
 | K      | KV heads; texts      | R      | rank (adapters)            |
 | G      | query heads per KV   | M      | watched measures           |
-| W      | listed token ids     |        |                            |
+| W      | listed ids, tiles    | I, J   | blocks of queries, of keys |
 """
 
 from collections.abc import Mapping

@@ -29,6 +29,7 @@ FENCED = {
     "orbax": ("hcxjax/checkpoint.py",),
     "gin": ("hcxjax/main.py",),
     "mlflow": ("hcxjax/tracking.py",),
+    "qwix": ("hcxjax/models/low_precision.py",),
     "tensorflow": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
     "seqio": ("hcxjax/data/", "hcxjax/evaluation/seqio_metrics.py"),
     "safetensors": ("hcxjax/convert/",),
@@ -36,7 +37,7 @@ FENCED = {
 }
 """Optional library → the files of hcxjax/ that may import it."""
 
-LAZY = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "gin", "mlflow", "mecab", "lm_eval"}
+LAZY = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "gin", "mlflow", "mecab", "lm_eval", "qwix"}
 """Never imported when a module of hcxjax/ is."""
 
 
@@ -122,7 +123,7 @@ def stage_complaints(path, text):
 def legend():
     """The letters that `protocols` explains."""
     table = ast.get_docstring(ast.parse((ROOT / "hcxjax/protocols.py").read_text(encoding="utf-8")))
-    return set(re.findall(r"\| ([A-Z]) +\|", table))
+    return {*"".join(re.findall(r"\| ([A-Z, ]+?) +\|", table))} - {*", "}
 
 
 def shape_suffix(name):

@@ -7,31 +7,31 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from hcxjax.mesh import Layout, constrain, unbox
+from hcxjax.mesh import AXES, Layout, constrain, unbox
 from hcxjax.objectives.language_model import LanguageModel
 
 
 @pytest.mark.parametrize(
     ("layout", "shape"),
     [
-        (Layout(), (8, 1, 1)),
-        (Layout(data=2, fsdp=-1, tensor=2), (2, 2, 2)),
-        (Layout(data=1, fsdp=1, tensor=-1), (1, 1, 8)),
-        (Layout(data=2, fsdp=4, tensor=-1), (2, 4, 1)),
-        (Layout(data=8, fsdp=1, tensor=1), (8, 1, 1)),
+        (Layout(), (1, 8, 1, 1, 1)),
+        (Layout(data=2, fsdp=-1, tensor=2), (1, 2, 2, 1, 2)),
+        (Layout(data=1, fsdp=1, tensor=-1), (1, 1, 1, 1, 8)),
+        (Layout(data=2, fsdp=4, tensor=-1), (1, 2, 4, 1, 1)),
+        (Layout(data=2, context=-1, pipe=2), (2, 2, 1, 2, 1)),
     ],
 )
 def test_sizes(layout, shape):
     assert layout.shape == shape
-    assert dict(layout.mesh.shape) == dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
-    assert layout.batch_shards == shape[0] * shape[1]
+    assert dict(layout.mesh.shape) == dict(zip(AXES, shape, strict=True))
+    assert layout.batch_shards == shape[1] * shape[2]
 
 
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (Layout(data=2, fsdp=2, tensor=1), r"data=2 x fsdp=2 x tensor=1 is 4 devices, but 8 are present"),
-        (Layout(data=-1, fsdp=3), r"fsdp=3 x tensor=1 is 6 devices, but 8 are present"),
+        (Layout(data=2, fsdp=2, tensor=1), r"data=2 x fsdp=2 x context=1 x tensor=1 is 4 devices, but 8 are present"),
+        (Layout(data=-1, fsdp=3), r"fsdp=3 x context=1 x tensor=1 is 6 devices, but 8 are present"),
         (Layout(data=-1, fsdp=16), r"is 16 devices, but 8 are present"),
         (Layout(data=-1, fsdp=-1), r"at most one axis may be -1"),
         (Layout(data=8, tensor=0), r"Layout\.tensor is 0; it must be a positive number of devices, or -1"),
@@ -135,7 +135,7 @@ def test_unbox_takes_arrays_and_shapes():
 
 def test_a_mesh_over_some_of_the_devices():
     layout = Layout(data=-1, tensor=2, devices=(4, 8))
-    assert layout.shape == (2, 1, 2)
+    assert layout.shape == (1, 2, 1, 1, 2)
     assert list(layout.mesh.devices.flat) == jax.devices()[4:8]
     for devices in ((0, 9), (3, 3), (-1, 2)):
         with pytest.raises(ValueError, match=r"Layout\.devices is .* within the 8 devices"):

@@ -271,7 +271,6 @@ PINNED = {
     "queries, outputs": ("4x12x4x16", f'[{ROWS}, {{}}, {{"tensor"}}, {{}}]'),
     "keys, values": ("4x12x2x16", f'[{ROWS}, {{}}, {{"tensor"}}, {{}}]'),
     "hidden of the MLP": ("4x12x40", f'[{ROWS}, {{}}, {{"tensor"}}]'),
-    "logits": ("4x12x62", f'[{ROWS}, {{}}, {{"tensor"}}]'),
     "tokens of all microbatches": ("2x4x12", f"[{{}}, {ROWS}, {{}}]"),
 }
 
@@ -287,14 +286,13 @@ def test_activations_are_pinned_to_the_mesh(on_the_cube):
     assert {what: pair for what, pair in PINNED.items() if pair not in found} == {}
 
 
-def test_the_table_is_pinned_just_before_each_use(on_the_cube):
+def test_the_table_is_pinned_just_before_it_is_read(on_the_cube):
     """Read by gather, a table that is split over its width too would be replicated whole."""
     text = on_the_cube.as_text()
     table = r'(%\d+) = sdy\.sharding_constraint %\S+ <@\w+, \[\{"tensor"\}, \{\}\]> : tensor<62x32xf32>'
     pinned = set(re.findall(table, text))
     (read,) = re.findall(r"\"stablehlo\.gather\"\((%\w+), .*\(tensor<62x32xf32>,", text)
-    (scored,) = re.findall(r"dot_general %\w+, (%\w+),.*tensor<62x32xf32>\) -> tensor<4x12x62xf32>", text)
-    assert {read, scored} <= pinned
+    assert read in pinned
 
 
 def test_each_device_holds_only_its_part_of_the_logits(on_the_cube):

@@ -11,7 +11,17 @@ from hcxjax.models.config import DecoderConfig
 
 CONFIG, CARD, GIN, TOKENIZER_FOLDER, CHECKPOINTS = "config.json", "import.json", "model.gin", "tokenizer", "checkpoints"
 
-_HOW_IT_RUNS = ("dtype", "attention", "remat", "scan_unroll", "init_std")
+_HOW_IT_RUNS = (
+    "dtype",
+    "matmuls",
+    "attention",
+    "attention_tile",
+    "context",
+    "remat",
+    "offload",
+    "scan_unroll",
+    "init_std",
+)
 """Fields of `DecoderConfig` that are a run's business and no part of the model."""
 
 

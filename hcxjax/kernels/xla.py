@@ -1,48 +1,37 @@
-"""Attention for any device, in chunks of queries: memory grows with chunk x keys, not with queries x keys."""
-
-import functools
+"""Attention for any device: short rows at once, longer ones tile by tile where the plan has an allowed pair."""
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.kernels.reference import MASKED
+from hcxjax.kernels.rotary import Angles
+from hcxjax.kernels.xla_tiles import tiled_attention
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
 
-CHUNK = 512
-"""Queries a chunk. Rows up to this long are done at once."""
-
-MOST_CHUNKS = 16
-"""Chunks are unrolled, because each has keys of its own; more of them would only make the program longer."""
-
 
 @shaped
-def xla_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, *, scale: float) -> Array:
+def xla_attention(
+    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, *, scale: float, angles: Angles | None = None
+) -> tuple[Array, Array]:
     """As `reference_attention`, in the inputs' precision with float32 scores.
 
-    Each chunk of queries reads only the keys up to its end (where the plan is aligned) and is recomputed in the
-    backward pass. Returns: o_BTNH in q's dtype.
+    Returns: (o_BTNH in q's dtype, lse_BNT).
     """
-    length = q_BTNH.shape[1]
-    if length <= CHUNK:
-        return _chunk(q_BTNH, k_BSKH, v_BSKH, plan.mask(slice(None), slice(None)), scale=scale)
-    size = max(CHUNK, -(-length // MOST_CHUNKS))
-    chunk = jax.checkpoint(functools.partial(_chunk, scale=scale))
-    outputs = []
-    for start in range(0, length, size):
-        queries = slice(start, min(start + size, length))
-        keys = slice(0, queries.stop) if plan.aligned else slice(None)
-        outputs.append(chunk(q_BTNH[:, queries], k_BSKH[:, keys], v_BSKH[:, keys], plan.mask(queries, keys)))
-    return jnp.concatenate(outputs, axis=1)
-
-
-def _chunk(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, *, scale: float) -> Array:
+    assert angles is None, "queries come turned: Backend.rotates is False"
     batch, length, heads, width = q_BTNH.shape
-    groups = heads // k_BSKH.shape[2]
-    # Batch dimensions first: on CPU a matmul over transposed ones is several times slower.
-    q_BKGTH = (q_BTNH * scale).reshape(batch, length, -1, groups, width).transpose(0, 2, 3, 1, 4)
+    # Heads first: on CPU a matmul over transposed ones is several times slower.
+    q_BKGTH = (q_BTNH * scale).reshape(batch, length, k_BSKH.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
     k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+    one_tile = length <= plan.tile.queries and k_BSKH.shape[1] <= plan.tile.keys
+    o_BKGTH, lse_BKGT = (_at_once if one_tile else tiled_attention)(q_BKGTH, k_BKSH, v_BKSH, plan)
+    return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape), lse_BKGT.reshape(batch, heads, length)
+
+
+def _at_once(q_BKGTH: Array, k_BKSH: Array, v_BKSH: Array, plan: AttentionPlan) -> tuple[Array, Array]:
+    mask_BTS = plan.mask()
     s_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
     s_BKGTS = jnp.where(mask_BTS[:, None, None], s_BKGTS, MASKED)
     # Weights are normalised after the product with v: a [T, H] division in place of a [T, S] one.
@@ -52,4 +41,5 @@ def _chunk(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, *, scal
     o_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", p_BKGTS.astype(v_BKSH.dtype), v_BKSH)
     seen_BT = jnp.any(mask_BTS, axis=-1)
     o_BKGTH = o_BKGTH * (seen_BT[:, None, None, :, None] / total_BKGT1)
-    return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape).astype(q_BTNH.dtype)
+    lse_BKGT = (top_BKGT1 + jnp.log(total_BKGT1))[..., 0]
+    return checkpoint_name(o_BKGTH.astype(q_BKGTH.dtype), "attention"), checkpoint_name(lse_BKGT, "attention_lse")

@@ -6,14 +6,14 @@ from typing import NamedTuple, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from hcxjax.kernels.attention import attention
 from hcxjax.kernels.cached import cached_attention
 from hcxjax.kernels.plan import AttentionPlan
+from hcxjax.kernels.rotary import rotate
 from hcxjax.mesh import constrain
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.layers import Einsum, rotate
+from hcxjax.models.context import row_attention
+from hcxjax.models.layers import Einsum
 from hcxjax.protocols import Array
 
 Sight: TypeAlias = AttentionPlan | Array
@@ -123,16 +123,16 @@ class SelfAttention(nn.Module):
             y_BTNH = Einsum("BTD,DNH->BTNH", (width, count, head), axes, dtype, name=name)(x_BTD)
             return constrain(y_BTNH, "batch", "length", axis, None)
 
-        q_BTNH = rotate(project("query", heads, "heads"), angles)
+        q_BTNH = project("query", heads, "heads")
         k_BSKH = rotate(project("key", kv_heads, "kv_heads"), angles)
         v_BSKH = project("value", kv_heads, "kv_heads")
         if isinstance(sight, AttentionPlan):
-            o_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, sight, scale=config.attention_scale, backend=config.attention)
+            o_BTNH = row_attention(q_BTNH, k_BSKH, v_BSKH, sight, angles, config)
         else:
             assert cache is not None
             cache = cache.write(layer, sight, k_BSKH, v_BSKH)
             read = functools.partial(cache.part, layer, config.dtype)
-            o_BTNH = cached_attention(q_BTNH, sight, read, cache.capacity, config.attention_scale)
-        o_BTNH = checkpoint_name(constrain(o_BTNH, "batch", "length", "heads", None), "attention")
+            o_BTNH = cached_attention(rotate(q_BTNH, angles), sight, read, cache.capacity, config.attention_scale)
+        o_BTNH = constrain(o_BTNH, "batch", "length", "heads", None)
         shape, axes = (heads, head, width), ("heads", "head_dim", "embed")
         return Einsum("BTNH,NHD->BTD", shape, axes, dtype, inputs=2, name="output")(o_BTNH), cache

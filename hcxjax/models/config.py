@@ -8,6 +8,12 @@ from hcxjax.checks import whole
 MATRICES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
 """Layer of a block → leading dimensions of its weight that its equation sums over."""
 
+REMAT = ("none", "full", "dots", "attention")
+"""Policies of `DecoderConfig.remat` that have a name."""
+
+TENSORS = (*MATRICES, "attention", "attention_lse")
+"""Results of a layer that may be kept by name: of its weights, of attention, and the log of the softmax's sums."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -54,10 +60,20 @@ class DecoderConfig:
       attention_multiplier: scale of q·k; None is head_dim^-0.5.
       tie_embeddings: the output head is the embedding.
       dtype: compute dtype of matmuls; weights are float32, norms, softmax and logits are computed in float32.
-      attention: backend, see `hcxjax.kernels.attention`.
+      matmuls: of weights in the layers when training: 'dtype' as above, or in 'int8' or 'fp8', see
+        `hcxjax.models.low_precision`.
+      attention: backend, see `hcxjax.kernels.backends`; 'auto' takes the fastest that the device has.
+      attention_tile: (queries, keys) that the backend takes at a time; None for its own choice.
+      context: where a row is divided over devices, how these come by each other's keys: 'gather' takes all at once,
+        'ring' a device's at a time, in less memory.
       remat: what the backward pass keeps of a layer: 'none' recomputes nothing; 'full' keeps only the layer's input;
-        'dots' keeps weight matmuls; 'attention' keeps attention outputs, which pays with kernels whose backward pass
-        needs no more (the xla backend recomputes its scores either way).
+        'attention' keeps attention outputs and their log-sums, so that the kernel is not run again; 'dots' keeps these
+        and all weight matmuls; or names out of `TENSORS`, which are kept.
+      offload: names out of `TENSORS` that are kept in the host's memory; needs remat by name, without these names.
+      pipe_rows: where layers are divided over devices in stages, rows of a device that a stage takes at a time; fewer
+        leave stages waiting less, as long as they keep a device busy. See `hcxjax.models.pipeline`.
+      pipe_repeats: groups of layers that each stage holds, and times that rows go round; more leave stages waiting less
+        and move rows more often. The layers must be a multiple of stages x repeats.
       scan_unroll: layers unrolled in a step of the scan; more compiles longer and may run faster.
       init_std: standard deviation of the embedding; matmuls use fan-in scaling. The report discloses none: our choice.
     """
@@ -80,8 +96,14 @@ class DecoderConfig:
     attention_multiplier: float | None = None
     tie_embeddings: bool = True
     dtype: str = "bfloat16"
+    matmuls: str = "dtype"
     attention: str = "auto"
-    remat: str = "none"
+    attention_tile: tuple[int, int] | None = None
+    context: str = "gather"
+    remat: str | tuple[str, ...] = "none"
+    offload: tuple[str, ...] = ()
+    pipe_rows: int = 1
+    pipe_repeats: int = 1
     scan_unroll: int = 1
     init_std: float = 0.02
 
@@ -96,7 +118,7 @@ class DecoderConfig:
             "head_dim",
             "max_length",
         )
-        whole(self, 1, *sizes, "scan_unroll")
+        whole(self, 1, *sizes, "scan_unroll", "pipe_rows", "pipe_repeats")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"DecoderConfig.num_heads is {self.num_heads}; it must be a multiple of "
@@ -106,8 +128,31 @@ class DecoderConfig:
             raise ValueError(f"DecoderConfig.head_dim is {self.head_dim}; rotary embedding needs an even number")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"DecoderConfig.dtype is {self.dtype!r}; it must be float32, bfloat16 or float16")
-        if self.remat not in ("none", "full", "dots", "attention"):
-            raise ValueError(f"DecoderConfig.remat is {self.remat!r}; it must be none, full, dots or attention")
+        if self.matmuls not in ("dtype", "int8", "fp8"):
+            raise ValueError(f"DecoderConfig.matmuls is {self.matmuls!r}; it must be dtype, int8 or fp8")
+        if self.context not in ("gather", "ring"):
+            raise ValueError(f"DecoderConfig.context is {self.context!r}; it must be 'gather' or 'ring'")
+        if self.attention_tile is not None and (len(self.attention_tile) != 2 or min(self.attention_tile) < 1):
+            raise ValueError(
+                f"DecoderConfig.attention_tile is {self.attention_tile}; it must be (queries, keys) or None"
+            )
+        self._check_remat()
+
+    def _check_remat(self) -> None:
+        named = isinstance(self.remat, tuple)
+        if not named and self.remat not in REMAT:
+            raise ValueError(
+                f"DecoderConfig.remat is {self.remat!r}; it must be {', '.join(REMAT)}, "
+                f"or a tuple of {', '.join(TENSORS)}"
+            )
+        for field, names in (("remat", self.remat if named else ()), ("offload", self.offload)):
+            if unknown := set(names) - set(TENSORS):
+                raise ValueError(f"DecoderConfig.{field} names {sorted(unknown)}; there are {', '.join(TENSORS)}")
+        if self.offload and (not named or set(self.offload) & set(self.remat)):
+            raise ValueError(
+                f"DecoderConfig.offload is {self.offload} and remat {self.remat!r}; remat must be a tuple of names, "
+                "none of them in offload"
+            )
 
     @property
     def attention_scale(self) -> float:

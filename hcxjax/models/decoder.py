@@ -7,23 +7,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hcxjax.kernels.plan import attention_plan
+from hcxjax.kernels.rotary import Angles
 from hcxjax.mesh import constrain
 from hcxjax.models.attention import KVCache, SelfAttention, Sight
 from hcxjax.models.config import DecoderConfig
+from hcxjax.models.context import collected, dealt, row_plan
 from hcxjax.models.int8 import Int8Weight, rows_of
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
+from hcxjax.models.low_precision import in_low_precision
+from hcxjax.models.pipeline import pipelined, stages_of
+from hcxjax.models.remat import kept
+from hcxjax.models.stacked import Layer
 from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-}
 
 
 class Block(nn.Module):
@@ -57,6 +56,21 @@ class Block(nn.Module):
         return (x_BTD, cache), None
 
 
+def _block_of(config: DecoderConfig) -> type[nn.Module]:
+    return Block if config.matmuls == "dtype" else in_low_precision(Block, config)
+
+
+def _layer_of(config: DecoderConfig) -> Layer:
+    """A block as a function of its weights."""
+    block = _block_of(config)(config, parent=None)
+
+    def layer(x_BTD: Array, weights: Params, given: tuple[Angles, Sight]) -> Array:
+        (x_BTD, _), _ = block.apply({"params": weights}, (x_BTD, None), 0, *given)
+        return x_BTD
+
+    return jax.checkpoint(layer, policy=kept(config), prevent_cse=False)
+
+
 class Decoder(nn.Module):
     """A causal language model of `config`'s shape.
 
@@ -71,9 +85,9 @@ class Decoder(nn.Module):
         self.embed = self.param("embed", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
         if not config.tie_embeddings:
             self.head = self.param("head", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
-        block = Block
+        block = _block_of(config)
         if config.remat != "none":
-            block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False)
+            block = nn.remat(block, policy=kept(config), prevent_cse=False)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -101,7 +115,8 @@ class Decoder(nn.Module):
                 f"a row of {tokens_BT.shape[1]} tokens is longer than the model's context: DecoderConfig.max_length is "
                 f"{self.config.max_length}; shorten LENGTH or raise it (and set rope_scaling)"
             )
-        return self._run(tokens_BT, positions_BT, attention_plan(segment_ids_BT, positions_BT), None)[0]
+        plan = row_plan(segment_ids_BT, self.config)
+        return collected(self._run(dealt(tokens_BT), dealt(positions_BT), plan, None)[0])
 
     @shaped
     def extend(self, tokens_BT: Array, positions_BT: Array, cache: KVCache) -> tuple[Array, KVCache]:
@@ -113,9 +128,14 @@ class Decoder(nn.Module):
         assert filled is not None
         return x_BTD, filled
 
+    @property
+    def output_table(self) -> Array | Int8Weight:
+        """The rows that hidden states are compared with: the embedding, or the head where they are not tied."""
+        return self.embed if self.config.tie_embeddings else self.head
+
     def logits(self, x_BTD: Array) -> Array:
         """Scores over the vocabulary in float32."""
-        weight = self.embed if self.config.tie_embeddings else self.head
+        weight = self.output_table
         values_VD = weight.values if isinstance(weight, Int8Weight) else weight
         table_VD = constrain(values_VD.astype(self.config.dtype), "vocab", None)
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=jnp.float32)
@@ -132,7 +152,11 @@ class Decoder(nn.Module):
         x_BTD = rows_of(table_VD, tokens_BT, config.dtype) * config.embedding_multiplier
         x_BTD = constrain(x_BTD, "batch", "length", "activation_embed")
         angles = rotary_angles(positions_BT, config)
-        (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, sight)
+        if stages_of(config) > 1 and cache is None and not self.is_initializing():
+            weights = self.variables["params"]["layers"]
+            x_BTD = pipelined(_layer_of(config), weights, x_BTD, angles, sight, config)
+        else:
+            (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, sight)
         return self.norm(x_BTD), cache
 
 

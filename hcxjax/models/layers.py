@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from hcxjax.kernels.rotary import Angles
 from hcxjax.mesh import constrain
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.weights import einsum
@@ -15,7 +17,7 @@ from hcxjax.shapes import shaped
 
 
 class Einsum(nn.Module):
-    """A weight and the equation it enters: the equation is the layer.
+    """A weight and the equation it enters: the equation is the layer. Its result has the layer's name for remat.
 
     Attributes:
       equation: two inputs, the second is the weight, as in 'BTD,DNH->BTNH'.
@@ -36,7 +38,7 @@ class Einsum(nn.Module):
         std = math.prod(self.shape[: self.inputs]) ** -0.5
         initialise = nn.with_logical_partitioning(nn.initializers.truncated_normal(std), tuple(self.axes))
         weight = self.param("weight", initialise, tuple(self.shape), jnp.float32, unbox=True)
-        return einsum(self.equation, x, weight, self.dtype)
+        return checkpoint_name(einsum(self.equation, x, weight, self.dtype), str(self.name))
 
 
 class RMSNorm(nn.Module):
@@ -72,19 +74,8 @@ class SwiGLU(nn.Module):
 
 
 @shaped
-def rotary_angles(positions_BT: Array, config: DecoderConfig) -> tuple[Array, Array]:
-    """(cos_BTH, sin_BTH) with head_dim/2 columns, float32, for `rotate`."""
+def rotary_angles(positions_BT: Array, config: DecoderConfig) -> Angles:
+    """Of queries and keys at these positions."""
     frequencies_H = jnp.asarray(config.rotary_frequencies(), jnp.float32)
     angles_BTH = positions_BT[..., None].astype(jnp.float32) * frequencies_H
     return jnp.cos(angles_BTH), jnp.sin(angles_BTH)
-
-
-def rotate(x_BTNH: Array, angles: tuple[Array, Array]) -> Array:
-    """Rotary embedding, half-split: pair i is (x_i, x_{i+H/2}).
-
-    Source: Su et al. 2021, arXiv:2104.09864, eq. 34. Deviation: pairs are the two halves (NeoX, Llama), not neighbours.
-    """
-    cos_BT1H, sin_BT1H = (part[:, :, None, :] for part in angles)
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = [first * cos_BT1H - second * sin_BT1H, second * cos_BT1H + first * sin_BT1H]
-    return jnp.concatenate(rotated, axis=-1).astype(x_BTNH.dtype)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from hcxjax.models.decoder import Decoder
+from hcxjax.models.int8 import Int8Weight
+from hcxjax.models.vocabulary_scores import target_scores
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
 
@@ -48,6 +50,11 @@ def token_logprobs(
       chunk: positions whose logits exist at a time (recomputed in the backward pass); None: the whole row.
       temperature: divides the logits first.
     """
+    table, config = decoder.output_table, decoder.config
+    if not isinstance(table, Int8Weight):
+        multiplier = config.logits_multiplier / temperature
+        settings = {"dtype": config.dtype, "multiplier": multiplier, "chunk": chunk}
+        return TokenScores(*target_scores(table, x_BTD, targets_BT, **settings))
 
     def score(x_BTD: Array, targets_BT: Array) -> TokenScores:
         return scores_under(decoder.logits(x_BTD) / temperature, targets_BT)

@@ -15,7 +15,15 @@ from hcxjax.models.config import RopeScaling
         ({"num_kv_heads": 3}, r"DecoderConfig\.num_heads is 4; it must be a multiple of num_kv_heads, 3"),
         ({"head_dim": 15}, r"DecoderConfig\.head_dim is 15; rotary embedding needs an even number"),
         ({"dtype": "int8"}, r"DecoderConfig\.dtype is 'int8'; it must be float32, bfloat16 or float16"),
-        ({"remat": "some"}, r"DecoderConfig\.remat is 'some'; it must be none, full, dots or attention"),
+        (
+            {"remat": "some"},
+            r"DecoderConfig\.remat is 'some'; it must be none, full, dots, attention, or a tuple of query",
+        ),
+        ({"remat": ("query", "ups")}, r"DecoderConfig\.remat names \['ups'\]; there are query, key,"),
+        ({"remat": "full", "offload": ("up",)}, r"offload is \('up',\) and remat 'full'; remat must be a tuple"),
+        ({"remat": ("up",), "offload": ("up",)}, r"none of them in offload"),
+        ({"context": "both"}, r"DecoderConfig\.context is 'both'"),
+        ({"attention_tile": (128,)}, r"DecoderConfig\.attention_tile is \(128,\); it must be \(queries, keys\)"),
     ],
 )
 def test_mistakes_name_the_field(tiny, changes, message):

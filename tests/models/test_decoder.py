@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import functools
 import math
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcxjax.mesh import unbox
+from hcxjax.mesh import Layout, unbox
 from hcxjax.models.attention import KVCache
 from hcxjax.models.config import DecoderConfig, RopeScaling
 from hcxjax.models.decoder import Decoder
@@ -200,7 +201,7 @@ loss_and_gradient = jax.jit(jax.value_and_grad(summed_loss, argnums=1), static_a
 def test_remat_and_unrolling_change_nothing_but_what_is_recomputed(tiny, random_params, packed):
     params, batch = random_params(tiny, 6), packed(2, 12, tiny.vocab_size, 6)
     loss, gradient = loss_and_gradient(tiny, params, batch)
-    for changes in ({"remat": "full"}, {"remat": "dots"}, {"remat": "attention"}, {"scan_unroll": 2}):
+    for changes in ({"remat": "full"}, {"remat": "dots"}, {"remat": ("attention", "up")}, {"scan_unroll": 2}):
         other_loss, other_gradient = loss_and_gradient(dataclasses.replace(tiny, **changes), params, batch)
         np.testing.assert_allclose(other_loss, loss, rtol=1e-6, err_msg=str(changes))
         for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
@@ -214,11 +215,35 @@ def test_remat_policies_recompute_what_they_say(tiny, random_params, packed):
         config = dataclasses.replace(tiny, remat=remat)
         return str(jax.make_jaxpr(jax.grad(functools.partial(summed_loss, config)))(params, batch))
 
-    none, dots, attention, full = map(program, ("none", "dots", "attention", "full"))
-    assert none.count("dot_general") < dots.count("dot_general") < full.count("dot_general")
-    outputs_LBTNH = "f32[2,2,12,4,16]"
-    assert outputs_LBTNH in attention
-    assert outputs_LBTNH not in full
+    none, dots, full = (program(remat).count("dot_general") for remat in ("none", "dots", "full"))
+    assert none < dots < full
+    # Of seven matmuls by weights, those that are named are not computed again.
+    assert full - program(("up", "key")).count("dot_general") == 2
+
+
+@pytest.mark.parametrize("axes", [None, {"data": 1, "context": 2, "tensor": 2, "devices": (0, 4)}])
+@pytest.mark.parametrize("remat", ["attention", "dots"])
+def test_kept_attention_is_not_run_again(tiny, random_params, packed, axes, remat):
+    """The loop over tiles runs once forward, and backward in two passes; on a mesh too."""
+    params, batch = random_params(tiny, 6), packed(2, 32, tiny.vocab_size, 6)
+
+    def loops(remat):
+        config = dataclasses.replace(tiny, remat=remat, attention_tile=(8, 8))
+        with Layout(**axes).active() if axes else contextlib.nullcontext():
+            program = jax.make_jaxpr(jax.grad(functools.partial(summed_loss, config)))(params, batch)
+        return str(program).count("while[")
+
+    assert loops(remat) == loops("none") == 3
+    assert loops("full") == 4
+
+
+def test_offloaded_results_go_to_the_host_and_come_back(tiny, random_params, packed):
+    config = dataclasses.replace(tiny, remat=("attention", "attention_lse"), offload=("up", "gate"))
+    params, batch = random_params(config, 6), packed(2, 12, tiny.vocab_size, 6)
+    gradient = jax.jit(jax.grad(functools.partial(summed_loss, config)))
+    text = jax.export.export(gradient, platforms=["tpu"])(params, batch).mlir_module()
+    assert text.count("annotate_device_placement") >= 2 * 2
+    assert "pinned_host" in text
 
 
 def test_padding_and_bfloat16(tiny, random_params, packed):

@@ -73,7 +73,17 @@ def test_its_gin_file_is_the_model(imported, tmp_path):
     experiment, _ = configure([str(TINY), str(imported / "model.gin")], [f"RUN_DIR={tmp_path}"])
     assert experiment.init_from == str(imported)
     described = {name: getattr(experiment.objective.model, name) for name in SHAPE.__dataclass_fields__}
-    left_to_the_run = ("dtype", "attention", "remat", "scan_unroll", "init_std")
+    left_to_the_run = (
+        "dtype",
+        "matmuls",
+        "attention",
+        "attention_tile",
+        "context",
+        "remat",
+        "offload",
+        "scan_unroll",
+        "init_std",
+    )
     for name, value in described.items():
         assert name in left_to_the_run or value == getattr(SHAPE, name), name
     assert experiment.source.corpus.tokenizer.path == f"{imported}/tokenizer/tokenizer.json"

@@ -174,7 +174,7 @@ def test_two_processes_go_on_where_one_stopped_and_one_where_two_were_killed(who
 
     back_to(run, 8)
     killed = ("-m", "tests.killed", "update was sent", "3")
-    left, lost = together(run, whole, compiled, 2, arguments=("--heartbeat_s=5",), last=killed)
+    left, lost = together(run, whole, compiled, 2, arguments=("--heartbeat_s=10",), last=killed)
     assert "process 1 has not been heard of for" in finish(left, expected=AGAIN)
     finish(lost, expected=-signal.SIGKILL)
     assert checkpoints(run) == [4, 8]

@@ -158,10 +158,17 @@ def assert_same_course(run, whole) -> None:
 
 
 def test_another_mesh_has_the_same_order_and_losses(whole, compiled, tmp_path):
-    from_step_4(whole, tmp_path / "run")
-    mesh = ("Layout.data=2", "Layout.fsdp=2", "Layout.tensor=2")
-    finish(start(tmp_path / "run", whole, compiled, *mesh, arguments=("--cpu_devices=8",)))
-    assert_same_course(tmp_path / "run", whole)
+    """From one device to two stages of four, and back."""
+    run = tmp_path / "run"
+    from_step_4(whole, run)
+    mesh = ("Layout.pipe=2", "Layout.fsdp=2", "Layout.tensor=2")
+    finish(start(run, whole, compiled, *mesh, arguments=("--cpu_devices=8",)))
+    assert checkpoints(run) == [4, 8, 12, 16]
+    assert_same_course(run, whole)
+    for step in (12, 16):
+        shutil.rmtree(run / "checkpoints" / str(step))
+    finish(start(run, whole, compiled))
+    assert_same_course(run, whole)
 
 
 EVALUATED = "Experiment.evaluators=(@BitsPerByte(), @WorldProbes(), @Samples())"

@@ -8,6 +8,7 @@ python -m tools.bench int8 --model runs/quickstart --text held_out.jsonl        
 python -m tools.bench ppo                         rollouts and updates of PPO against TRL's PPOTrainer
 python -m tools.bench ppo --asynchronous          rollouts that run ahead against taking turns, skewed lengths
 python -m tools.bench ppo --unlikelihood          what unlikelihood adds to an update
+python -m tools.bench bundles                     the TPU attention kernels beside splash, compiled without a TPU
 
 `train`, `generate` and `ppo` need the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each
 side runs in a process of its own, turn by turn: memory is its own, and a noisy minute hits both. The median of the
@@ -28,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tools.bench_bundles import add_bundles
 from tools.bench_engine import add_generate, add_int8
 from tools.bench_ppo import add_ppo
 
@@ -72,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add_generate(commands)
     add_int8(commands)
     add_ppo(commands)
+    add_bundles(commands)
     return arguments
 
 

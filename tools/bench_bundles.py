@@ -8,6 +8,8 @@ time, since words wait for memory and for each other.
 
 import argparse
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -69,7 +71,8 @@ def bench_bundles(options: argparse.Namespace) -> int:
                 print("\n".join(rows_of(f"{head_dim}, {length:,}", both)), flush=True)
         if options.json:
             options.json.mkdir(parents=True, exist_ok=True)
-            (options.json / f"{chip}.json").write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
+            page = {"libtpu": importlib.metadata.version("libtpu"), "cases": cases}
+            (options.json / f"{chip}.json").write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -98,6 +101,8 @@ def measure(case: Case, timeout: float = 600) -> dict[str, Any]:
       ImportError: there is no libtpu.
       RuntimeError: it did not compile; the message ends with the compiler's.
     """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError("libtpu, which compiles for TPUs, is not installed: pip install 'jax[tpu]'")
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "JAX_PLATFORMS": "cpu",
@@ -108,8 +113,7 @@ def measure(case: Case, timeout: float = 600) -> dict[str, Any]:
         call = [sys.executable, "-m", "tools.bench_bundles", json.dumps(dataclasses.asdict(case))]
         child = subprocess.run(call, env=os.environ | settings, capture_output=True, text=True, timeout=timeout)
         if child.returncode:
-            missing = "libtpu" in child.stderr and "ModuleNotFoundError" in child.stderr
-            raise (ImportError if missing else RuntimeError)(f"{case}: {child.stderr[-2000:]}")
+            raise RuntimeError(f"{case}: {child.stderr[-2000:]}")
         tiles = {kernel: tiles_of(Path(folder), name) for kernel, name in KERNELS[case.backend].items()}
         return {**json.loads(child.stdout.splitlines()[-1]), "tiles": tiles}
 

@@ -183,6 +183,7 @@ def compiled(case: Case) -> dict[str, float]:
 
     q, kv = shape(case.heads, case.head_dim), shape(case.kv_heads, case.head_dim)
     memory = jax.jit(run).lower(q, kv, kv, q, shape(dtype="int32")).compile().memory_analysis()
+    assert memory is not None, "libtpu tells"
     return {"temporary_mib": round(memory.temp_size_in_bytes / 2**20, 2)}
 
 

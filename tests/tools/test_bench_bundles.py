@@ -86,11 +86,11 @@ def test_what_the_compiler_says_is_passed_on(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     failed = types.SimpleNamespace(returncode=1, stderr="RESOURCE_EXHAUSTED: ran out of vmem")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(RuntimeError, match="head_dim=64.*ran out of vmem"):
+    with pytest.raises(RuntimeError, match=r"head_dim=64.*ran out of vmem"):
         measure(Case("v5e", "splash", 64))
 
 
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="libtpu.* is not installed"):
+    with pytest.raises(ImportError, match=r"libtpu.* is not installed"):
         measure(Case("v5e", "splash", 64))

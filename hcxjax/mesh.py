@@ -12,6 +12,7 @@ import numpy as np
 from flax.linen import spmd
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from hcxjax.placement import arranged
 from hcxjax.protocols import Batch, PyTree
 
 AXES = ("pipe", "data", "fsdp", "context", "tensor")
@@ -86,7 +87,8 @@ class Layout:
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The jax mesh; Auto axes, because Linen's partitioned initialisers need them."""
-        return jax.make_mesh(self.shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=self.chosen)
+        sizes: dict[str, int] = dict(zip(AXES, self.shape, strict=True))
+        return jax.sharding.Mesh(arranged(sizes, self.chosen), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     @contextmanager
     def active(self) -> Iterator[jax.sharding.Mesh]:
@@ -124,6 +126,11 @@ class Layout:
             unbox(boxed),
             shardings,
         )
+
+    def abstract_batch(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+        """What `shard_batch` gives for rows of these shapes, without an array."""
+        sharding = self.sharding("batch")
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in shapes.items()}
 
     def shard_batch(self, rows: Callable[[int, int], Mapping[str, np.ndarray]], batch: int) -> Batch:
         """Global arrays of `batch` rows of which each process builds only those its devices hold.

@@ -30,7 +30,8 @@ def check_start(recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDt
     Raises:
       ValueError: names the axis, the size, and what to change.
     """
-    _check_division(recipe, layout)
+    if len(layout.chosen) > 1:
+        _check_division(recipe, layout)
     if shapes is not None and "tokens_BT" in shapes:
         _check_length(layout, shapes["tokens_BT"].shape[1])
     limit = device_memory(layout)

@@ -179,7 +179,7 @@ def measure_jax(case: Case, options: argparse.Namespace) -> dict[str, dict[str, 
     import jax
     import jax.numpy as jnp
 
-    from hcxjax.kernels.backends import BACKENDS, Backend
+    from hcxjax.kernels.backends import BACKENDS, Backend, Work
     from hcxjax.kernels.plan import attention_plan
     from hcxjax.kernels.target import Target
 
@@ -208,7 +208,7 @@ def measure_jax(case: Case, options: argparse.Namespace) -> dict[str, dict[str, 
         if (
             not dense
             and name in (options.backend or BACKENDS)
-            and not backend.refusal(target, case.head_dim, "bfloat16")
+            and not backend.refusal(target, Work(case.head_dim, "bfloat16"))
         ):
             sides[name] = attempted(functools.partial(seconds, functools.partial(ours, backend)))
     if target.platform == "gpu":

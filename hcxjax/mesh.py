@@ -12,6 +12,7 @@ import numpy as np
 from flax.linen import spmd
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from hcxjax.placement import arranged
 from hcxjax.protocols import Batch, PyTree
 
 AXES = ("pipe", "data", "fsdp", "context", "tensor")
@@ -20,7 +21,7 @@ AXES = ("pipe", "data", "fsdp", "context", "tensor")
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("batch", ("data", "fsdp")),
     ("length", "context"),
-    ("vocab", "tensor"),
+    ("vocab", ("tensor", "pipe")),
     ("embed", ("fsdp", "context")),
     ("activation_embed", None),
     ("mlp", "tensor"),
@@ -86,7 +87,8 @@ class Layout:
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The jax mesh; Auto axes, because Linen's partitioned initialisers need them."""
-        return jax.make_mesh(self.shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=self.chosen)
+        sizes: dict[str, int] = dict(zip(AXES, self.shape, strict=True))
+        return jax.sharding.Mesh(arranged(sizes, self.chosen), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     @contextmanager
     def active(self) -> Iterator[jax.sharding.Mesh]:
@@ -125,6 +127,11 @@ class Layout:
             shardings,
         )
 
+    def abstract_batch(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+        """What `shard_batch` gives for rows of these shapes, without an array."""
+        sharding = self.sharding("batch")
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for name, leaf in shapes.items()}
+
     def shard_batch(self, rows: Callable[[int, int], Mapping[str, np.ndarray]], batch: int) -> Batch:
         """Global arrays of `batch` rows of which each process builds only those its devices hold.
 
@@ -161,22 +168,35 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def spec_of(shape: tuple[int, ...], *logical: str | None) -> PartitionSpec:
-    """The mesh axes of an array with these logical ones, on the mesh that is set."""
-    sizes = jax.sharding.get_abstract_mesh().shape
+    """The mesh axes of an array with these logical ones, on the mesh that is set.
+
+    Inside a shard_map, of what one device holds: axes that it has taken divide nothing any more.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
     return _dividing(spmd.logical_to_mesh_axes(logical, nn.get_logical_axis_rules()) or PartitionSpec(), shape, sizes)
 
 
-def _dividing(spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """`spec` without mesh axes of one device, and without those that do not divide their dimension.
+def axes_of(logical: str) -> tuple[str, ...]:
+    """The mesh axes of more than one device that a logical axis may be divided over, on the mesh that is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return ()
+    (axes,) = spmd.logical_to_mesh_axes((logical,), nn.get_logical_axis_rules()) or (None,)
+    return tuple(axis for axis in ((axes,) if isinstance(axes, str) else axes or ()) if mesh.shape[axis] > 1)
 
-    That dimension is replicated over them: KV heads fewer than the tensor axis are held by each of its devices.
+
+def _dividing(spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+    """`spec` without mesh axes of one device; of several for a dimension, as many from the first as divide it.
+
+    Over the others it is replicated: KV heads fewer than the tensor axis are held by each of its devices.
     """
 
     def kept(axes: str | tuple[str, ...] | None, size: int) -> str | tuple[str, ...] | None:
         names = tuple(name for name in ((axes,) if isinstance(axes, str) else axes or ()) if sizes[name] > 1)
-        if not names or size % math.prod(sizes[name] for name in names):
-            return None
-        return names[0] if len(names) == 1 else names
+        while size % math.prod(sizes[name] for name in names):
+            names = names[:-1]
+        return names[0] if len(names) == 1 else names or None
 
     return PartitionSpec(*(kept(axes, size) for axes, size in zip(spec, shape, strict=False)))
 

@@ -77,7 +77,7 @@ class Backend:
 
 
 def _later(module: str, name: str) -> Kernel:
-    """A kernel whose libraries are not imported before it is used."""
+    """A kernel whose module is imported when it first runs: some take long, or need what not every machine has."""
 
     def run(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, **settings) -> tuple[Array, Array | None]:
         kernel: Kernel = getattr(importlib.import_module(f"hcxjax.kernels.{module}"), name)
@@ -97,6 +97,20 @@ HALVES = ("bfloat16", "float16")
 BACKENDS: Mapping[str, Backend] = {
     "reference": Backend(reference_attention),
     "xla": Backend(xla_attention, tile=Tile(128, 128)),
+    "pallas_tpu": Backend(
+        _later("pallas_tpu.attention", "pallas_tpu_attention"),
+        rotates=True,
+        platforms=("tpu",),
+        head_dims=(64, 128),
+        dtypes=("bfloat16", "float32"),
+    ),
+    "splash": Backend(
+        _later("splash", "splash_attention"),
+        parts=False,
+        platforms=("tpu",),
+        head_dims=(64, 128),
+        dtypes=("bfloat16", "float32"),
+    ),
     "cudnn": Backend(
         _later("cudnn", "cudnn_attention"),
         parts=False,
@@ -115,7 +129,7 @@ BACKENDS: Mapping[str, Backend] = {
     ),
 }
 
-CHOICES = ("cudnn", "xla")
+CHOICES = ("pallas_tpu", "cudnn", "xla")
 """What 'auto' asks, one after another."""
 
 

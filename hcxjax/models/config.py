@@ -70,6 +70,10 @@ class DecoderConfig:
         'attention' keeps attention outputs and their log-sums, so that the kernel is not run again; 'dots' keeps these
         and all weight matmuls; or names out of `TENSORS`, which are kept.
       offload: names out of `TENSORS` that are kept in the host's memory; needs remat by name, without these names.
+      pipe_rows: where layers are divided over devices in stages, rows of a device that a stage takes at a time; fewer
+        leave stages waiting less, as long as they keep a device busy. See `hcxjax.models.pipeline`.
+      pipe_repeats: groups of layers that each stage holds, and times that rows go round; more leave stages waiting less
+        and move rows more often. The layers must be a multiple of stages x repeats.
       scan_unroll: layers unrolled in a step of the scan; more compiles longer and may run faster.
       init_std: standard deviation of the embedding; matmuls use fan-in scaling. The report discloses none: our choice.
     """
@@ -98,6 +102,8 @@ class DecoderConfig:
     context: str = "gather"
     remat: str | tuple[str, ...] = "none"
     offload: tuple[str, ...] = ()
+    pipe_rows: int = 1
+    pipe_repeats: int = 1
     scan_unroll: int = 1
     init_std: float = 0.02
 
@@ -112,7 +118,7 @@ class DecoderConfig:
             "head_dim",
             "max_length",
         )
-        whole(self, 1, *sizes, "scan_unroll")
+        whole(self, 1, *sizes, "scan_unroll", "pipe_rows", "pipe_repeats")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"DecoderConfig.num_heads is {self.num_heads}; it must be a multiple of "

@@ -18,7 +18,7 @@ from hcxjax.kernels.attention import attention
 from hcxjax.kernels.backends import Work, backend_named
 from hcxjax.kernels.plan import AttentionPlan, Tile, attention_plan
 from hcxjax.kernels.rotary import Angles
-from hcxjax.mesh import spec_of
+from hcxjax.mesh import axes_of, spec_of
 from hcxjax.models.config import DecoderConfig
 from hcxjax.protocols import Array
 
@@ -99,21 +99,22 @@ def row_attention(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return run(q_BTNH, k_BSKH, v_BSKH, jax.tree.map(lambda leaf: leaf[0, 0], plan), angles=angles)[0]
-    shards, groups = len(plan.q_places_I), q_BTNH.shape[2] // k_BSKH.shape[2]
-    length = "length" if shards > 1 else None
+    groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+    length = "length" if len(plan.q_places_I) > 1 else None
     q_spec = spec_of(q_BTNH.shape, "batch", length, "heads", None)
     kv_spec = spec_of(k_BSKH.shape, "batch", length, "kv_heads", None)
+    axis = q_spec[1] or _taken()
 
     def local(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, plan: AttentionPlan, angles: Angles) -> Array:
         if kv_spec[2] != q_spec[2]:
             k_BSKH, v_BSKH = (_own_heads(x_BSKH, q_BTNH.shape[2], groups, q_spec[2]) for x_BSKH in (k_BSKH, v_BSKH))
-        if shards == 1:
+        if axis is None:
             return run(q_BTNH, k_BSKH, v_BSKH, jax.tree.map(lambda leaf: leaf[0, 0], plan), angles=angles)[0]
         through = _ring if config.context == "ring" else _gathered
         plan = jax.tree.map(lambda leaf: leaf[0], plan)
-        return through(functools.partial(run, q_BTNH, angles=angles, parts=True), k_BSKH, v_BSKH, plan, q_spec[1])
+        return through(functools.partial(run, q_BTNH, angles=angles, parts=True), k_BSKH, v_BSKH, plan, axis)
 
-    specs = (q_spec, kv_spec, kv_spec, _plan_specs(plan, q_spec), (PartitionSpec(*q_spec[:2]),) * 2)
+    specs = (q_spec, kv_spec, kv_spec, plan_specs(plan, q_spec), (PartitionSpec(*q_spec[:2]),) * 2)
     return jax.shard_map(local, in_specs=specs, out_specs=q_spec, check_vma=False)(q_BTNH, k_BSKH, v_BSKH, plan, angles)
 
 
@@ -161,9 +162,20 @@ def _own_heads(x_BSKH: Array, heads: int, groups: int, axes: tuple[str, ...]) ->
     return jax.lax.dynamic_slice_in_dim(x_BSKH, jax.lax.axis_index(axes) * heads // groups, 1, axis=2)
 
 
-def _plan_specs(plan: AttentionPlan, q_spec: PartitionSpec) -> AttentionPlan:
+def plan_specs(plan: AttentionPlan, q_spec: PartitionSpec) -> AttentionPlan:
     """Of the stacked plan [C, P, ...]: rows [B, ...] as the queries', places [I] by device alone."""
     return jax.tree.map(lambda leaf: PartitionSpec(q_spec[1], None, *([q_spec[0]] if leaf.ndim == 4 else [])), plan)
+
+
+def parted(plan: AttentionPlan, parts: int) -> AttentionPlan:
+    """The stacked plan of each of M parts of the rows, its arrays stacked anew: [M, C, P, ...]."""
+
+    def leaf_of(leaf: Array) -> Array:
+        if leaf.ndim == 3:  # places, which are those of every row
+            return jnp.broadcast_to(leaf, (parts, *leaf.shape))
+        return jnp.moveaxis(leaf.reshape(*leaf.shape[:2], parts, -1, leaf.shape[3]), 2, 0)
+
+    return jax.tree.map(leaf_of, plan)
 
 
 def _axis(length: int) -> str | None:
@@ -171,6 +183,12 @@ def _axis(length: int) -> str | None:
     mesh = jax.sharding.get_abstract_mesh()
     spec = () if mesh.empty else tuple(spec_of((length,), "length"))
     return spec[0] if spec and spec[0] and length % (2 * mesh.shape[spec[0]]) == 0 else None
+
+
+def _taken() -> str | None:
+    """The mesh axis that divides the places, where a shard_map further out has divided them: each device has its own."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return next((axis for axis in axes_of("length") if axis in manual), None)
 
 
 def _chunks(shards: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hcxjax.kernels.rotary import Angles
 from hcxjax.mesh import constrain
 from hcxjax.models.attention import KVCache, SelfAttention, Sight
 from hcxjax.models.config import DecoderConfig
@@ -14,7 +15,9 @@ from hcxjax.models.context import collected, dealt, row_plan
 from hcxjax.models.int8 import Int8Weight, rows_of
 from hcxjax.models.layers import RMSNorm, SwiGLU, rotary_angles
 from hcxjax.models.low_precision import in_low_precision
+from hcxjax.models.pipeline import pipelined, stages_of
 from hcxjax.models.remat import kept
+from hcxjax.models.stacked import Layer
 from hcxjax.protocols import Array, Params
 from hcxjax.shapes import shaped
 
@@ -53,6 +56,21 @@ class Block(nn.Module):
         return (x_BTD, cache), None
 
 
+def _block_of(config: DecoderConfig) -> type[nn.Module]:
+    return Block if config.matmuls == "dtype" else in_low_precision(Block, config)
+
+
+def _layer_of(config: DecoderConfig) -> Layer:
+    """A block as a function of its weights."""
+    block = _block_of(config)(config, parent=None)
+
+    def layer(x_BTD: Array, weights: Params, given: tuple[Angles, Sight]) -> Array:
+        (x_BTD, _), _ = block.apply({"params": weights}, (x_BTD, None), 0, *given)
+        return x_BTD
+
+    return jax.checkpoint(layer, policy=kept(config), prevent_cse=False)
+
+
 class Decoder(nn.Module):
     """A causal language model of `config`'s shape.
 
@@ -67,7 +85,7 @@ class Decoder(nn.Module):
         self.embed = self.param("embed", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
         if not config.tie_embeddings:
             self.head = self.param("head", table, (config.vocab_size, config.embed_dim), jnp.float32, unbox=True)
-        block = Block if config.matmuls == "dtype" else in_low_precision(Block, config)
+        block = _block_of(config)
         if config.remat != "none":
             block = nn.remat(block, policy=kept(config), prevent_cse=False)
         self.layers = nn.scan(
@@ -134,7 +152,11 @@ class Decoder(nn.Module):
         x_BTD = rows_of(table_VD, tokens_BT, config.dtype) * config.embedding_multiplier
         x_BTD = constrain(x_BTD, "batch", "length", "activation_embed")
         angles = rotary_angles(positions_BT, config)
-        (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, sight)
+        if stages_of(config) > 1 and cache is None and not self.is_initializing():
+            weights = self.variables["params"]["layers"]
+            x_BTD = pipelined(_layer_of(config), weights, x_BTD, angles, sight, config)
+        else:
+            (x_BTD, cache), _ = self.layers((x_BTD, cache), jnp.arange(config.num_layers), angles, sight)
         return self.norm(x_BTD), cache
 
 

@@ -28,6 +28,11 @@ USUAL = Work(128, "bfloat16")
         (H200, Work(256, "bfloat16"), "xla"),
         (H200, Work(20, "bfloat16"), "xla"),
         (H200, Work(128, "bfloat16", parts=True), "xla"),
+        (TPU, Work(64, "bfloat16"), "pallas_tpu"),
+        (TPU, Work(128, "float32"), "pallas_tpu"),
+        (TPU, Work(128, "bfloat16", parts=True), "pallas_tpu"),
+        (TPU, Work(80, "bfloat16"), "xla"),
+        (TPU, Work(128, "float16"), "xla"),
     ],
 )
 def test_auto(target, work, name):
@@ -42,6 +47,10 @@ def test_auto(target, work, name):
         ("cudnn", H200, Work(128, "float32"), r"DecoderConfig\.dtype is float32; it can do bfloat16, float16"),
         ("cudnn", H200, Work(256, "bfloat16"), r"DecoderConfig\.head_dim is 256; it can do 8, 16, .*, 128"),
         ("cudnn", H200, Work(128, "bfloat16", parts=True), r"it takes whole rows, and Layout\.context divides them"),
+        ("pallas_tpu", TPU, Work(96, "bfloat16"), r"DecoderConfig\.head_dim is 96; it can do 64, 128"),
+        ("pallas_tpu", CPU, USUAL, "it runs on tpu, and this is cpu"),
+        ("splash", CPU, USUAL, "it runs on tpu, and this is cpu"),
+        ("splash", TPU, Work(128, "bfloat16", parts=True), r"it takes whole rows, and Layout\.context divides them"),
         ("pallas_gpu", B200, USUAL, "it runs on H100, .*, and this is NVIDIA B200"),
         ("pallas_gpu", H200, Work(96, "bfloat16"), r"DecoderConfig\.head_dim is 96; it can do 64, 128"),
         ("pallas_gpu", H200, Work(128, "float32"), r"DecoderConfig\.dtype is float32; it can do bfloat16, float16"),
@@ -52,7 +61,7 @@ def test_refusals(name, target, work, refusal):
 
 
 def test_what_they_can_do_is_not_refused():
-    for name, target in (("cudnn", H100), ("cudnn", B200), ("pallas_gpu", H200)):
+    for name, target in (("cudnn", H100), ("cudnn", B200), ("pallas_gpu", H200), ("pallas_tpu", TPU), ("splash", TPU)):
         assert [BACKENDS[name].refusal(target, Work(width, "bfloat16")) for width in (64, 128)] == [None, None]
 
 

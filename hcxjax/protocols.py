@@ -11,7 +11,7 @@ Arrays end in `_` and one capital per dimension; scalars and trees have no suffi
 | N      | query heads          | P      | prompt                     |
 | K      | KV heads; texts      | R      | rank (adapters)            |
 | G      | query heads per KV   | M      | watched measures           |
-| W      | listed token ids     | I, J   | blocks of queries, of keys |
+| W      | listed ids, tiles    | I, J   | blocks of queries, of keys |
 """
 
 from collections.abc import Mapping
@@ -112,6 +112,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Lets go of threads and files."""
+        ...
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """A source whose batches all have the same shapes."""
+
+    def shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Of the arrays of a batch over all processes, before anything is opened."""
         ...
 
 

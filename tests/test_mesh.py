@@ -78,6 +78,9 @@ def test_shard_batch_builds_each_span_once_and_puts_rows_in_their_place():
     np.testing.assert_array_equal(batch["source_B"], np.arange(8))
     assert batch["tokens_BT"].sharding.is_equivalent_to(CUBE.sharding("batch", "length"), 2)
     assert {shard.data.shape for shard in batch["tokens_BT"].addressable_shards} == {(2, 3)}
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
+    for name, leaf in CUBE.abstract_batch(shapes).items():
+        assert (leaf.shape, leaf.dtype, leaf.sharding) == (batch[name].shape, batch[name].dtype, batch[name].sharding)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,13 @@ python -m tools.bench int8 --model runs/quickstart --text held_out.jsonl        
 python -m tools.bench ppo                         rollouts and updates of PPO against TRL's PPOTrainer
 python -m tools.bench ppo --asynchronous          rollouts that run ahead against taking turns, skewed lengths
 python -m tools.bench ppo --unlikelihood          what unlikelihood adds to an update
+python -m tools.bench packed                      an update on packed rows against one with dense attention
+python -m tools.bench bundles                     the TPU attention kernels beside splash, compiled without a TPU
+python -m tools.bench attention                   our attention backends against cuDNN's and PyTorch's, alone
+python -m tools.bench decode                      attention over a cache, as a share of the memory's bandwidth
+python -m tools.bench train_step                  an update of the 1b model against the same in PyTorch, compiled
+
+The last three are for accelerators, run on machines without gin, seqio and TensorFlow, and take `--size tiny` on a CPU.
 
 `train`, `generate` and `ppo` need the extra `bench` (pip install -e '.[bench]'; a CPU build of torch will do). Each
 side runs in a process of its own, turn by turn: memory is its own, and a noisy minute hits both. The median of the
@@ -28,8 +35,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tools.bench_attention import add_attention
+from tools.bench_bundles import add_bundles
+from tools.bench_decode import add_decode
 from tools.bench_engine import add_generate, add_int8
+from tools.bench_packed import add_packed
 from tools.bench_ppo import add_ppo
+from tools.bench_train_step import add_train_step, whole_rows
 
 SIZES = {
     "quickstart": [],
@@ -72,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     add_generate(commands)
     add_int8(commands)
     add_ppo(commands)
+    add_attention(commands)
+    add_decode(commands)
+    add_train_step(commands)
+    add_packed(commands)
+    add_bundles(commands)
     return arguments
 
 
@@ -190,21 +207,11 @@ def configured(size: str):
 def measure_ours(size: str, steps: int) -> dict[str, float]:
     """The update that training runs, on rows of one document each."""
     import jax
-    import numpy as np
 
     from hcxjax.update import abstract_state, initial_state, update
 
     experiment, model, batch, length = configured(size)
-    tokens_BS = random_tokens(model.vocab_size, batch, length + 1)
-    ones_BT = np.ones((batch, length), np.int32)
-    rows = {
-        "tokens_BT": tokens_BS[:, :-1],
-        "targets_BT": tokens_BS[:, 1:],
-        "weights_BT": ones_BT.astype(np.float32),
-        "segment_ids_BT": ones_BT,
-        "positions_BT": np.broadcast_to(np.arange(length, dtype=np.int32), (batch, length)),
-        "source_B": np.zeros(batch, np.int32),
-    }
+    rows = whole_rows(model.vocab_size, batch, length)
     layout, recipe = experiment.layout, experiment.recipe(experiment.timeline.at(1))
     with layout.active():
         data = layout.shard_batch(lambda start, stop: {name: value[start:stop] for name, value in rows.items()}, batch)

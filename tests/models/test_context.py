@@ -128,7 +128,7 @@ def test_backend_that_takes_whole_rows_only(monkeypatch):
     config = CONFIG(attention="whole")
     with Layout(data=2, context=4).active():
         context.row_plan(jnp.ones((2, 12), jnp.int32), config)
-        with pytest.raises(ValueError, match=r"'whole' .* takes whole rows; Layout\.context is 4"):
+        with pytest.raises(ValueError, match=r"'whole' .*: it takes whole rows, and Layout\.context divides them"):
             context.row_plan(jnp.ones((2, 16), jnp.int32), config)
 
 

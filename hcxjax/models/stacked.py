@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from hcxjax.protocols import Array, Params, PyTree
 

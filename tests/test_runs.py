@@ -158,7 +158,7 @@ def test_another_mesh_has_the_same_order_and_losses(whole, compiled, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     back_to(run, 4)
-    mesh = ("Layout.pipe=2", "Layout.fsdp=2", "Layout.tensor=2")
+    mesh = ("Layout.pipe=2", "Layout.fsdp=2", "Layout.tensor=2", "DecoderConfig.pipe_rows=2")
     finish(start(run, whole, compiled, *mesh, arguments=("--cpu_devices=8",)))
     assert checkpoints(run) == [4, 8, 12, 16]
     assert_same_course(run, whole)

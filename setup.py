@@ -44,6 +44,8 @@ setup(
         # Training with eight-bit matmuls, DecoderConfig.matmuls.
         "low-precision": ["qwix>=0.1.8"],
         "plots": ["matplotlib>=3.8"],
+        # libtpu, for tools/plan.py: it compiles for TPUs without one. Google Cloud's terms of use apply to it.
+        "tpu": ["jax[tpu]>=0.10.2"],
         "mlflow": ["mlflow>=3.0"],
         "beam": ["apache-beam>=2.70"],
         # The OpenAI-compatible server, tools/serve.py.

@@ -115,6 +115,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """A source whose batches all have the same shapes."""
+
+    def shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Of the arrays of a batch over all processes, before anything is opened."""
+        ...
+
+
 class Evaluator(Protocol):
     """Measures parameters during a run; may write files below `run_dir`."""
 

@@ -15,22 +15,9 @@ from typing import Protocol
 
 import jax
 
-_log = logging.getLogger(__name__)
+from hcxjax import chips
 
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-"""Dense bf16 FLOP/s a chip by the start of jax's device kind; vendors' data sheets. The longest match applies."""
+_log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -221,10 +208,8 @@ class Clock:
 
 
 def peak_flops() -> float | None:
-    """Dense bf16 FLOP/s of one of the devices in use; None where the chip is not in the table."""
-    kind = jax.devices()[0].device_kind
-    matches = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+    """Dense bf16 FLOP/s of one of the devices in use; None where the chip is not known."""
+    return chips.peak_flops(jax.devices()[0].device_kind)
 
 
 def peak_memory() -> int:

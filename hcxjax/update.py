@@ -1,8 +1,8 @@
 """One update: the state that it changes, its gradient over microbatches, and what it reports."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,18 +95,32 @@ def update(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState,
 
 def compiled_update() -> Callable[[Recipe, TrainState, Batch], tuple[TrainState, dict[str, Mean | Maximum]]]:
     """`update`, compiled. It takes over the state's memory, but for what is frozen, which others may hold on to."""
-
-    def changed(recipe: Recipe, state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict]:
-        state, metrics = update(recipe, dataclasses.replace(state, frozen=frozen), batch)
-        return dataclasses.replace(state, frozen={}), metrics
-
-    compiled = jax.jit(changed, static_argnums=0, donate_argnums=1)
+    compiled = _jitted_update()
 
     def step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean | Maximum]]:
         after, metrics = compiled(recipe, dataclasses.replace(state, frozen={}), state.frozen, batch)
         return dataclasses.replace(after, frozen=state.frozen), metrics
 
     return step
+
+
+def lowered_update(recipe: Recipe, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Lowered:
+    """The program that `compiled_update` runs, not yet compiled: for those who only want to look at it.
+
+    Args:
+      state, batch: abstract will do (`abstract_state`, `Layout.abstract_batch`); their shardings say for which devices.
+    """
+    return _jitted_update().lower(recipe, dataclasses.replace(state, frozen={}), state.frozen, batch)
+
+
+def _jitted_update() -> Any:
+    """(recipe, state without what is frozen, what is frozen, batch) → (state without it, metrics)."""
+
+    def changed(recipe: Recipe, state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict]:
+        state, metrics = update(recipe, dataclasses.replace(state, frozen=frozen), batch)
+        return dataclasses.replace(state, frozen={}), metrics
+
+    return jax.jit(changed, static_argnums=0, donate_argnums=1)
 
 
 def _veto(metrics: Metrics) -> Array | bool:
@@ -170,7 +184,16 @@ def _merge(one: Mean | Maximum, other: Mean | Maximum) -> Mean | Maximum:
 
 def abstract_state(recipe: Recipe, layout: Layout) -> TrainState:
     """Shapes, dtypes and shardings of the whole state, without an array."""
-    boxed = jax.eval_shape(functools.partial(_new_state, recipe))
+    return laid_out(boxed_state(recipe), layout)
+
+
+def boxed_state(recipe: Recipe) -> TrainState:
+    """Shapes, dtypes and logical axes of the whole state; nothing is computed."""
+    return jax.eval_shape(lambda: _state_of(recipe, recipe.objective.init(jax.random.key(recipe.seed))))
+
+
+def laid_out(boxed: TrainState, layout: Layout) -> TrainState:
+    """`boxed_state` with the shardings that a layout gives it, without its boxes."""
     shardings = layout.param_shardings(boxed)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), unbox(boxed), shardings
@@ -198,11 +221,6 @@ def initial_state(
         return _state_of(recipe, params)
 
     return jax.jit(new, out_shardings=shardings, donate_argnums=0)(dict(given()) if given else {})
-
-
-def _new_state(recipe: Recipe) -> TrainState:
-    """Parameters and optimizer state boxed with their logical axes."""
-    return _state_of(recipe, recipe.objective.init(jax.random.key(recipe.seed)))
 
 
 def _state_of(recipe: Recipe, params: Params) -> TrainState:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    {"protocols", "shapes", "checks", "checksums"},
+    {"protocols", "shapes", "checks", "checksums", "chips", "placement"},
     {"kernels", "mesh", "text", "world", "phases", "partition", "peers", "preemption"},
     {"models"},
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},

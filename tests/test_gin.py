@@ -41,6 +41,8 @@ HOLES = {
     "pretrain_125m": ["CODE=files:src"],
     "pretrain_1b": ["CODE=files:src"],
     "pretrain_1b_long": ["CODE=files:src"],
+    "pretrain_pod": ["CODE=files:src"],
+    "pretrain_pod_long": ["CODE=files:src"],
     "reward_seed": ["PREFERENCES=jsonl:pairs.jsonl"],
 }
 """What a user has to fill in."""
@@ -54,6 +56,8 @@ def resolve(run: str):
     files, holes = [f"gin/runs/{run}.gin"], HOLES.get(run, [])
     if "_seed" in run:
         return configure([*files, "gin/models/seed_0.5b.gin"], [*holes, *IMPORTED])
+    if "_pod" in run:
+        return configure([*files, "gin/models/seed_think_14b.gin"], holes)
     return configure(files, holes)
 
 
@@ -117,9 +121,10 @@ def test_a_run_file_opens_with_its_command_and_only_composes(run):
     text = (ROOT / "gin" / "runs" / f"{run}.gin").read_text()
     assert text.startswith("# python -m hcxjax.main ")
     assert len(text.splitlines()) <= 30
-    # Stage, model, task and mesh; an imported model brings its own file; another run, and a stage or an adapter; a list
-    # names its files.
-    assert text.count("include ") == {"seed": 3, "long": 2, "lora": 2, "chain": 0}.get(run.rpartition("_")[2], 4)
+    # Stage, model, task and mesh; a model that comes after brings its own file; another run, and a stage or an adapter;
+    # a list names its files.
+    held = {"seed": 3, "pod": 3, "long": 2, "lora": 2, "chain": 0}
+    assert text.count("include ") == held.get(run.rpartition("_")[2], 4)
 
 
 @pytest.mark.parametrize("model", MODELS)

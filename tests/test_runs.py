@@ -154,11 +154,16 @@ def test_a_damaged_store_is_named(whole, compiled, tmp_path):
 
 
 def test_another_mesh_has_the_same_order_and_losses(whole, compiled, tmp_path):
+    """From one device to two stages of four, and back."""
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     back_to(run, 4)
-    mesh = ("Layout.data=2", "Layout.fsdp=2", "Layout.tensor=2")
+    mesh = ("Layout.pipe=2", "Layout.fsdp=2", "Layout.tensor=2", "DecoderConfig.pipe_rows=2")
     finish(start(run, whole, compiled, *mesh, arguments=("--cpu_devices=8",)))
+    assert checkpoints(run) == [4, 8, 12, 16]
+    assert_same_course(run, whole)
+    back_to(run, 8)
+    finish(start(run, whole, compiled))
     assert_same_course(run, whole)
 
 

@@ -15,7 +15,8 @@ from hcxjax.models import attention, decoder, layers
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.optim import SpikeGuard, SpikeStatistics
 from hcxjax.protocols import Maximum, Mean
-from hcxjax.update import Recipe, TrainState, abstract_state, initial_state, update
+from hcxjax.update import Recipe, TrainState, abstract_state, compiled_update, initial_state, update
+from hcxjax.update import lowered_update as program_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +228,16 @@ def test_gradient_equals_finite_differences(model, params, batch, whole):
         slope = (8 * (loss(1e-3) - loss(-1e-3)) - (loss(2e-3) - loss(-2e-3))) / 12e-3
         exact = sum(jax.tree.leaves(jax.tree.map(lambda one, other: float(np.vdot(one, other)), whole[0], direction)))
         assert slope == pytest.approx(exact, rel=2e-2, abs=2e-3)
+
+
+def test_the_program_to_look_at_is_the_one_that_runs():
+    recipe, batch = recipe_of(Line(), accumulate=2), line_batch()
+    state = state_of(recipe, LINE)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.asarray(leaf).dtype), (state, batch))
+    program = program_of(recipe, *shapes).compile()
+    assert program.memory_analysis().alias_size_in_bytes > 0, "it takes over the state's memory, as training does"
+    looked_at = program(jax.tree.map(jnp.array, state), {}, batch)
+    assert_same(looked_at, compiled_update()(recipe, jax.tree.map(jnp.array, state), batch))
 
 
 CUBE = Layout(data=2, fsdp=2, tensor=2)

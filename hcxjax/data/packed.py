@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import ClassVar
 
+import jax
 import numpy as np
 
 from hcxjax.checks import whole
@@ -128,6 +129,16 @@ class PackedTokens(Planned):
             sources.append(source)
         arrays = {f"{name}_BT": np.stack([row[name] for row in built]) for name in built[0]}
         return {**arrays, "source_B": np.array(sources, np.int32)}
+
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the arrays of a batch."""
+        whole = (self.batch, self.length)
+        tokens = ("tokens_BT", "targets_BT", "segment_ids_BT", "positions_BT")
+        return {
+            **{name: jax.ShapeDtypeStruct(whole, np.int32) for name in tokens},
+            "weights_BT": jax.ShapeDtypeStruct(whole, np.float32),
+            "source_B": jax.ShapeDtypeStruct((self.batch,), np.int32),
+        }
 
     def build(self, step: int) -> Batch:
         """The batch of `step`."""

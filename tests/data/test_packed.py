@@ -11,6 +11,7 @@ from hcxjax.data.packed import PackedTokens
 from hcxjax.data.packing import Infilling
 from hcxjax.data.tokenizer import Tokenizer
 from hcxjax.mesh import Layout
+from hcxjax.protocols import Shaped
 from tools.random_checkpoint import byte_tokenizer
 
 LENGTH, BATCH = 128, 8
@@ -45,6 +46,15 @@ def test_a_batch_has_what_the_model_needs(started):
         "segment_ids_BT": ((8, 128), "int32"),
         "positions_BT": ((8, 128), "int32"),
         "source_B": ((8,), "int32"),
+    }
+
+
+def test_shapes_are_known_before_anything_is_opened(started):
+    shapes = PackedTokens(Corpus("nowhere", {"ko": "text:nowhere"}, Tokenizer()), LENGTH, BATCH).shapes()
+    batch = started().next(None, 0)
+    assert isinstance(started(), Shaped)
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()} == {
+        name: (value.shape, value.dtype) for name, value in batch.items()
     }
 
 

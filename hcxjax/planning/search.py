@@ -1,0 +1,136 @@
+"""Meshes, microbatches and remat policies of a step on a pod, tried by arithmetic."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from hcxjax.mesh import AXES
+from hcxjax.models.config import REMAT
+from hcxjax.planning.flops import TILE
+from hcxjax.planning.plan import Plan, Site, estimate
+from hcxjax.planning.pods import Pod
+from hcxjax.planning.step import Step
+
+SEARCHED: tuple[str, ...] = ("pipe", "data", "fsdp", "context", "tensor")
+"""Mesh axes whose sizes are varied; the others stay as the run has them."""
+
+FULL = 0.9
+"""Share of a device's memory that an estimate may fill: estimates are off by about as much (docs/planning.md)."""
+
+NEAR = 0.01
+"""Pods whose MFU bounds differ by no more than this are as good; the smaller one is taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What a search has found.
+
+    Attributes:
+      plans: those that fit, the best first.
+      tried: how many variants were estimated.
+      tightest: the estimate that needs least memory, for a message where none fits.
+    """
+
+    plans: tuple[Plan, ...]
+    tried: int
+    tightest: Plan | None
+
+
+def search(step: Step, pods: Sequence[Pod]) -> dict[Pod, Tried]:
+    """All variants of the step on each pod, by the time that `Roofline.ranking` gives them.
+
+    Raises:
+      ValueError: the arithmetic does not know the objective, or no mesh of that many devices can be.
+    """
+    return {pod: _tried(step, pod) for pod in pods}
+
+
+def _tried(step: Step, pod: Pod) -> Tried:
+    plans, tightest, tried = [], None, 0
+    for site, variant in variants(step, pod):
+        plan = estimate(variant, site)
+        tried += 1
+        if tightest is None or plan.memory.total < tightest.memory.total:
+            tightest = plan
+        if plan.memory.total <= FULL * pod.device_memory:
+            plans.append(plan)
+    if tightest is None:
+        raise ValueError(
+            f"no mesh over {', '.join(SEARCHED)} divides {pod.described} and a batch of {step.rows} rows; make BATCH a "
+            "multiple of more powers of two, or take fewer chips"
+        )
+    plans.sort(key=lambda plan: (plan.roofline.ranking, plan.memory.total))
+    return Tried(tuple(plans), tried, tightest)
+
+
+def pick(found: Mapping[Pod, Tried]) -> Plan:
+    """The best plan of several pods: of those whose `ranked_mfu` is within `NEAR` of the best, that of fewest FLOP/s.
+
+    Raises:
+      ValueError: it fits on none of them.
+    """
+    best = [tried.plans[0] for tried in found.values() if tried.plans]
+    if not best:
+        needs = [(tried.tightest, pod) for pod, tried in found.items()]
+        told = "; ".join(
+            f"{pod.name} has {pod.device_memory / 1e9:.1f} GB a device and the least is {plan.memory.total / 1e9:.1f}"
+            for plan, pod in needs
+            if plan is not None
+        )
+        raise ValueError(f"the step fits on none of these pods: {told}. Take more chips, or fewer rows (BATCH)")
+    top = max(map(ranked_mfu, best))
+    near = [plan for plan in best if ranked_mfu(plan) >= top - NEAR]
+    return min(near, key=lambda plan: plan.pod.chips * plan.pod.chip.flops)
+
+
+def ranked_mfu(plan: Plan) -> float:
+    """MFU in the time by which variants are compared: for comparing alone, it is no forecast."""
+    return plan.mfu_bound * plan.roofline.bound / plan.roofline.ranking
+
+
+def variants(step: Step, pod: Pod) -> Iterator[tuple[Site, Step]]:
+    """Every mesh, number of microbatches and remat policy that can be."""
+    fixed = math.prod(getattr(step.layout, axis) for axis in AXES if axis not in SEARCHED)
+    if fixed < 1 or pod.devices % fixed:
+        return
+    for sizes in factorizations(pod.devices // fixed, len(SEARCHED)):
+        axes = dict(zip(SEARCHED, sizes, strict=True))
+        if not _possible(step, axes):
+            continue
+        try:
+            site = Site.of(step.changed(axes, 1, step.model.remat), pod)
+        except ValueError:  # slices that the axes cannot be divided over
+            continue
+        if step.rows % site.layout.batch_shards:
+            continue
+        for accumulate in divisors(step.rows // site.layout.batch_shards):
+            for remat in REMAT:
+                yield site, step.changed(axes, accumulate, remat)
+
+
+def _possible(step: Step, axes: Mapping[str, int]) -> bool:
+    """Do the axes divide what they are to divide, so that nothing is done twice, and leave tiles of attention whole?"""
+    model = step.model
+    divided = {
+        "fsdp": (model.embed_dim,),
+        "tensor": (model.num_heads, model.mlp_dim, model.vocab_size),
+        # Of a row, a device has two chunks.
+        "context": (max(1, step.length // (2 * TILE)),),
+        "pipe": (max(1, model.num_layers // model.pipe_repeats),),
+    }
+    return all(size % axes.get(axis, 1) == 0 for axis, sizes in divided.items() for size in sizes)
+
+
+def factorizations(number: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """Every way to write `number` as a product of `parts` factors, in order."""
+    if parts == 1:
+        yield (number,)
+        return
+    for first in divisors(number):
+        for rest in factorizations(number // first, parts - 1):
+            yield (first, *rest)
+
+
+def divisors(number: int) -> Sequence[int]:
+    """Of a positive number, rising."""
+    return [part for part in range(1, number + 1) if number % part == 0]

@@ -1,0 +1,73 @@
+import dataclasses
+
+import pytest
+
+from hcxjax.planning import search as searching
+from hcxjax.planning.pods import Pod
+from hcxjax.planning.search import divisors, factorizations, pick, ranked_mfu, search
+
+
+def test_factors():
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+    assert list(factorizations(4, 2)) == [(1, 4), (2, 2), (4, 1)]
+    assert len(list(factorizations(1024, 4))) == 286  # ways to deal ten twos to four axes
+    assert list(factorizations(1, 3)) == [(1, 1, 1)]
+
+
+@pytest.fixture(scope="module")
+def found(step_of, billion):
+    """Of 16 chips with little memory."""
+    return search(step_of(billion, rows=16, length=4096), [Pod.parse("v5e:4x4")])
+
+
+def test_every_plan_fits_and_the_best_is_first(found):
+    [tried] = found.values()
+    assert 0 < len(tried.plans) < tried.tried
+    ranks = [plan.roofline.ranking for plan in tried.plans]
+    assert ranks == sorted(ranks)
+    assert all(plan.memory.total <= searching.FULL * plan.pod.device_memory for plan in tried.plans)
+    assert tried.tightest.memory.total <= min(plan.memory.total for plan in tried.plans)
+
+
+def test_every_variant_divides_what_it_must(found, billion):
+    for plan in next(iter(found.values())).plans:
+        sizes = {name.partition(".")[2]: size for name, size in plan.step.bindings().items() if "Layout" in name}
+        assert sizes["pipe"] * sizes["data"] * sizes["fsdp"] * sizes["context"] * sizes["tensor"] == 16
+        assert billion.embed_dim % sizes["fsdp"] == 0 and billion.num_heads % sizes["tensor"] == 0
+        assert 16 % (sizes["data"] * sizes["fsdp"] * plan.step.recipe.accumulate) == 0
+        assert 4096 % (1024 * sizes["context"]) == 0
+
+
+def test_less_memory_is_bought_with_more_time(step_of, billion, monkeypatch):
+    step, pod = step_of(billion, rows=16, length=4096), Pod.parse("v5e:4x4")
+    roomy = search(step, [pod])[pod].plans[0]
+    monkeypatch.setattr(searching, "FULL", 0.3)
+    tight = search(step, [pod])[pod].plans[0]
+    assert tight.memory.total < roomy.memory.total and tight.roofline.ranking > roomy.roofline.ranking
+
+
+def test_one_more_axis_is_one_more_name(step_of, billion, monkeypatch):
+    monkeypatch.setattr(searching, "SEARCHED", ("fsdp", "tensor"))
+    [tried] = search(step_of(billion, rows=16, length=4096, data=2), [Pod.parse("v5e:4x4")]).values()
+    assert {plan.step.layout.data for plan in tried.plans} == {2}
+    monkeypatch.setattr(searching, "SEARCHED", ("fsdp", "pipe"))
+    [tried] = search(step_of(billion, rows=16, length=4096, data=1), [Pod.parse("v5e:4x4")]).values()
+    assert {plan.step.layout.pipe for plan in tried.plans} <= {1, 2}, "18 layers do not divide by 4"
+
+
+def test_of_pods_that_do_as_well_the_smallest_is_taken(step_of, billion):
+    step = step_of(billion, rows=16, length=4096, context=1)
+    found = search(step, [Pod.parse(name) for name in ("v5p:2x2x4", "v5e:4x4")])
+    best = pick(found)
+    top = max(ranked_mfu(tried.plans[0]) for tried in found.values() if tried.plans)
+    assert ranked_mfu(best) >= top - searching.NEAR
+    smaller = [pod for pod in found if pod.chips * pod.chip.flops < best.pod.chips * best.pod.chip.flops]
+    assert all(ranked_mfu(found[pod].plans[0]) < top - searching.NEAR for pod in smaller)
+
+
+def test_what_fits_nowhere_is_told_with_numbers(step_of, billion):
+    huge, pod = dataclasses.replace(billion, num_layers=2000), Pod.parse("v5e:4x4")
+    with pytest.raises(ValueError, match=r"fits on none of these pods: v5e:4x4 has 16\.9 GB a device and the least is"):
+        pick(search(step_of(huge, rows=16, length=4096), [pod]))
+    with pytest.raises(ValueError, match=r"no mesh over pipe, data, fsdp, context, tensor divides v5e:4x4"):
+        search(step_of(dataclasses.replace(billion, num_heads=1, num_kv_heads=1), rows=1), [pod])

@@ -1,0 +1,69 @@
+import json
+import re
+
+import jax
+import pytest
+
+from tests.runs import ROOT
+from tools.plan import main
+
+RUN = [f"--gin_file={ROOT / 'gin/runs/pretrain_1b.gin'}", "--gin.CODE=files:src", "--gin.BATCH=64"]
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """What the command changes of jax is put back."""
+    names = ("jax_platforms", "jax_enable_compilation_cache", "jax_exec_time_optimization_effort")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_arithmetic_opens_no_data_and_writes_a_page(tmp_path, capsys):
+    options = ["--topology=v5p:2x2x4", "--arithmetic", "--tokens=21e9", "--page", str(tmp_path / "page")]
+    assert main([*RUN, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "v5p:2x2x4 (16 chips)" in printed and "**Arithmetic**" in printed and "chip-hours" in printed
+    page = (tmp_path / "page" / "plan.md").read_text()
+    assert "# Plan of" in page and "(memory.svg)" in page and "--topology=v5p:2x2x4" in page
+    assert json.loads((tmp_path / "page" / "plan.json").read_text())["step"]["Layout.fsdp"] == 4
+    assert {file.name for file in (tmp_path / "page").iterdir()} == {"plan.md", "plan.json", "memory.svg", "time.svg"}
+
+
+def test_a_search_says_how_to_train_so(capsys):
+    assert main([*RUN, "--gin.BATCH=16", "--topology=v5e:4x4", "--topology=v5p:2x2x4", "--search", "--arithmetic"]) == 0
+    printed = capsys.readouterr().out
+    assert "Picked: v5p:2x2x4" in printed or "Picked: v5e:4x4" in printed
+    [command] = re.findall(r"To train so: `(.*)`", printed)
+    overrides = [f"--gin.{name}" for name in command.replace("--gin.", "").split()]
+    pod = re.search(r"Picked: (\S+)", printed)[1]
+    assert main([*RUN, "--gin.BATCH=16", *overrides, f"--topology={pod}", "--arithmetic"]) == 0
+
+
+def test_the_second_phase_of_a_run_is_planned_too(capsys):
+    long = [f"--gin_file={ROOT / 'gin/runs/pretrain_1b_long.gin'}", "--gin.CODE=files:src", "--gin.Layout.context=4"]
+    assert main([*long, "--topology=v5p:2x2x4", "--arithmetic", "--phase=1"]) == 0
+    assert "32 rows of 32,768 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--topology=v9:4x4"], "its chip must be one of v5e"),
+        (["--topology=v5e:2x2", "--gin.Layout.fsdp=3", "--arithmetic"], r"is 12 devices, but 4 are present"),
+        (["--topology=v5e:4x4", "--phase=1", "--arithmetic"], "--phase is 1; the run has 1, from 0"),
+        (["--topology=v5e", "--arithmetic"], "several pods are only compared with --search"),
+        (["--topology=v5e:4x4", "--arithmetic", "--gin.BATCH=6"], "BATCH is 6; it must be a positive multiple of 4"),
+        (["--topology=H200:1x8"], "--target_config=FILE"),
+    ],
+)
+def test_mistakes(options, message, capsys):
+    assert main([*RUN, *options]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_runs_whose_batches_have_several_shapes_are_refused(capsys):
+    run = [f"--gin_file={ROOT / 'gin/runs/quickstart_sft.gin'}"]
+    assert main([*run, "--topology=v5e:4x4", "--arithmetic"]) == 1
+    assert "the batches of Conversations have several shapes" in capsys.readouterr().err

@@ -1,13 +1,12 @@
 """Checkpoints of a run: written asynchronously, checksummed, never half-written; orbax only here."""
 
 import dataclasses
-import json
 import logging
 import math
-import os
+import re
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -18,19 +17,23 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import future
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from hcxjax import checksums
 from hcxjax.checks import whole
 from hcxjax.protocols import PyTree
 
 _log = logging.getLogger(__name__)
 
-CHECKSUMS = "checksums.json"
-_UNSEALED = (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
 _ITEM = "tree"
-_READ_BYTES = 1 << 22
+_SLACK_S = 2  # so that those who know who is missing speak first
+_UNSEALED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that could not be written, or cannot be read; the message names it and what is left."""
+
+
+class CheckpointTimeoutError(CheckpointError):
+    """A checkpoint that was not written in time, by this process or by another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +129,21 @@ class CheckpointFolder:
       policy: what is kept.
       read_only: another process may be writing here.
       streamed: the leaves of what is saved are `Streamed`.
+      save_s: seconds that all processes have for a save in the background; None: as many as it takes.
     """
 
-    def __init__(self, directory: str | Path, policy: KeepPolicy, read_only: bool = False, streamed: bool = False):
+    def __init__(
+        self,
+        directory: str | Path,
+        policy: KeepPolicy,
+        read_only: bool = False,
+        streamed: bool = False,
+        save_s: int | None = None,
+    ):
         self.directory = Path(directory).absolute()
         self.policy = policy
         self._pending: int | None = None
+        self._save_s, self._begun, self._missing = save_s, 0.0, ""
         # The best is ranked by score; a checkpoint saved between evaluations has none and is kept by age alone.
         best = preservation.BestN(get_metric_fn=_score, n=policy.best, keep_checkpoints_without_metrics=False)
         policies: list[preservation.PreservationPolicy] = [preservation.LatestN(policy.latest), best]
@@ -149,7 +161,7 @@ class CheckpointFolder:
                 # Without it orbax keeps scores in memory only, and a resumed run would not know its best.
                 best_fn=_score,
                 read_only=read_only,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                async_options=ocp.AsyncOptions(save_s or 86_400, self._barrier, self._seal),
             ),
         )
 
@@ -164,7 +176,7 @@ class CheckpointFolder:
           tree: leaves are jax arrays or numpy arrays (0-d for integers).
           score: higher is better; None where nothing was measured at this step.
         Raises:
-          CheckpointError: this or the earlier save failed; earlier checkpoints are untouched.
+          CheckpointError: this or the earlier save failed or took too long; earlier checkpoints are untouched.
         """
         self.wait()
         self._check_space(step, tree)
@@ -178,16 +190,23 @@ class CheckpointFolder:
             )
         except OSError as error:
             raise self._failed(step, error) from error
+        self._begun = time.monotonic()
 
     def check(self) -> None:
-        """CheckpointError if a save in the background has failed."""
+        """CheckpointError if a save in the background has failed, or takes too long."""
+        late = self._save_s is not None and time.monotonic() - self._begun > self._save_s + _SLACK_S
+        if self._missing or (late and self._manager.is_saving_in_progress()):
+            raise self._failed(self._pending, TimeoutError(self._missing or "this process does not write its part"))
         try:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(self._pending, error) from error
 
     def wait(self) -> None:
-        """Returns when the save in the background is on disk; CheckpointError if it failed."""
+        """Returns when the save in the background is on disk; CheckpointError if it failed, or takes too long."""
+        while self._manager.is_saving_in_progress():
+            self.check()
+            time.sleep(0.005)
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -283,23 +302,32 @@ class CheckpointFolder:
     def _failed(self, step: int | None, error: Exception) -> CheckpointError:
         kept = [other for other in self.steps() if other != step]
         left = f"the checkpoints of steps {kept} are untouched" if kept else "there is no earlier checkpoint"
-        return CheckpointError(f"checkpoint {step} could not be written to {self.directory}: {error}; {left}")
+        told = f"checkpoint {step} could not be written to {self.directory}"
+        if isinstance(error, TimeoutError):
+            return CheckpointTimeoutError(f"{told} within {self._save_s} s (TimeLimits.save_s): {error}; {left}")
+        return CheckpointError(f"{told}: {error}; {left}")
+
+    def _barrier(self, *, key: str, timeout_ms: int) -> None:
+        """Waits for all processes, as orbax asks for; whom it waited for in vain, only the error's text says."""
+        try:
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+        except jax.errors.JaxRuntimeError as error:
+            if late := re.search(r"timed out task names:\s*([\d\s]+)", str(error)):
+                self._missing = f"process {', '.join(late[1].split())} did not write its part"
+            raise
 
     def _seal(self) -> None:
         """Writes checksums into the folder that orbax is about to rename into place: they are part of the commit."""
         if jax.process_index() != 0:
             return
         (unfinished,) = self.directory.glob(f"{self._pending}.orbax-checkpoint-tmp*")
-        with (unfinished / CHECKSUMS).open("w") as file:
-            json.dump(dict(_checksums(unfinished)), file, indent=0)
-            file.flush()
-            os.fsync(file.fileno())
+        checksums.seal(unfinished, _UNSEALED)
 
     def _agreed_damage(self, step: int) -> str | None:
         """Process 0 looks at the files; all processes take its word."""
         damage = None
         if jax.process_index() == 0 and self.policy.verify:
-            damage = _damage(self.directory / str(step))
+            damage = checksums.damage(self.directory / str(step), _UNSEALED)
         if jax.process_count() == 1:
             return damage
         bad = multihost_utils.broadcast_one_to_all(np.asarray(damage is not None))
@@ -332,7 +360,7 @@ def _undamaged(directory: str | Path, step: int | None) -> tuple[CheckpointFolde
             f"{directory} has no checkpoint{'' if step is None else f' of step {step}'}; it has steps {steps}"
         )
     chosen = steps[-1] if step is None else step
-    damage = _damage(folder.directory / str(chosen))
+    damage = checksums.damage(folder.directory / str(chosen), _UNSEALED)
     if damage:
         raise CheckpointError(f"checkpoint {chosen} in {directory} is damaged: {damage}; it has steps {steps}")
     return folder, chosen
@@ -416,33 +444,3 @@ def _name(key: object) -> str:
         if hasattr(key, field):
             return str(getattr(key, field))
     return str(key)
-
-
-def _checksums(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """(file, [bytes, crc32]) of every file below `folder`."""
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _UNSEALED):
-        crc, size = 0, 0
-        with file.open("rb") as opened:
-            while block := opened.read(_READ_BYTES):
-                crc, size = zlib.crc32(block, crc), size + len(block)
-        yield str(file.relative_to(folder)), [size, crc]
-
-
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    recorded = folder / CHECKSUMS
-    if not recorded.exists():
-        return f"{CHECKSUMS} is missing"
-    try:
-        expected = json.loads(recorded.read_text())
-    except (OSError, ValueError) as error:
-        return f"{CHECKSUMS} cannot be read: {error}"
-    found = dict(_checksums(folder))
-    for file, (size, crc) in expected.items():
-        if file not in found:
-            return f"{file} is missing"
-        if found[file][0] != size:
-            return f"{file} has {found[file][0]} bytes, {size} were written"
-        if found[file][1] != crc:
-            return f"{file} has other contents than were written"
-    return None

@@ -8,13 +8,15 @@ import inspect
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
 import jax
 
-from hcxjax.checkpoint import CheckpointError, KeepPolicy
+from hcxjax import peers
+from hcxjax.checkpoint import CheckpointError, CheckpointTimeoutError, KeepPolicy
 from hcxjax.checks import whole
 from hcxjax.claims import bindings_of, claimed
 from hcxjax.data.beam import Beam
@@ -59,7 +61,10 @@ from hcxjax.objectives.ppo import PPO
 from hcxjax.objectives.returns import AdaptiveKL
 from hcxjax.objectives.reward_model import PairwiseReward
 from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, WarmupStableDecay
+from hcxjax.peers import AGAIN, TimeLimits
 from hcxjax.phases import Phase
+from hcxjax.planning.guard import check_start
+from hcxjax.protocols import Shaped
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
 from hcxjax.train import Experiment, TrainingError, Watch
 from hcxjax.world import KnownReward, World
@@ -76,7 +81,11 @@ The same command goes on from the newest checkpoint in RUN_DIR. A run's own RUN_
 --cpu_devices N presents the CPU to jax as N devices, over which the mesh spreads; losses differ in their last bits.
 
 Several processes: --distributed on TPU pods and SLURM, which tell jax all it needs; elsewhere also --coordinator,
---processes and --process.
+--processes and --process. Where one of them dies, hangs or stops with an error, all end. python -m tools.launch starts
+a run on all hosts and goes on with it after a failure.
+
+Exit status: 0 the run is complete; 1 an error that the message explains; 2 wrong usage; 75 not complete, and the same
+command goes on: saved on SIGTERM, or another process was lost.
 """
 
 
@@ -92,7 +101,11 @@ class Job(Protocol):
 
 
 def started(job: Job, operative: str) -> bool:
-    """Runs a job, a training run with its folder claimed; True where it is complete."""
+    """Runs a job, a training run with its folder claimed and its mesh looked at; True where it is complete."""
+    if isinstance(job, Experiment):
+        first = job.timeline.at(0)
+        shapes = first.source.shapes() if isinstance(first.source, Shaped) else None
+        check_start(job.recipe(first), job.layout, shapes)
     with claimed(Path(job.run_dir), operative) if isinstance(job, Experiment) else contextlib.nullcontext():
         return job.run()
 
@@ -204,6 +217,7 @@ _PARTS: tuple[type, ...] = (
     StopWords,
     Symbols,
     TensorBoard,
+    TimeLimits,
     Tokenizer,
     TrainTokenizer,
     WarmupStableDecay,
@@ -304,26 +318,40 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, or saved on SIGTERM; 1 stopped by an error that its message explains; 2 wrong usage."""
-    options, bindings = _parse(sys.argv[1:] if arguments is None else arguments)
+    """Exit status: 0 complete; 1 an error that its message explains; 2 wrong usage; 75 to be started again."""
+    options, bindings = parse(sys.argv[1:] if arguments is None else arguments)
     # Forced, because libraries that were imported before have put handlers of their own.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     quiet_libraries()
     if options.cpu_devices:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    if options.distributed or options.coordinator:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
     try:
-        started(*configure(options.gin_file, bindings))
-    except (ValueError, OSError, CheckpointError, TrainingError) as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        if options.distributed or options.coordinator:
+            peers.join(options.coordinator, options.processes, options.process, options.heartbeat_s)
+        complete = started(*configure(options.gin_file, bindings))
+    except Exception as error:
+        if options.traceback or not _explains_itself(error):
+            traceback.print_exc()
+        return peers.stop(AGAIN if _passes(error) else 1, str(error), isinstance(error, CheckpointTimeoutError))
+    peers.leave()
+    return 0 if complete else AGAIN
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def _explains_itself(error: Exception) -> bool:
+    """Does its message say what to change?"""
+    return isinstance(error, ValueError | OSError | CheckpointError | TrainingError)
+
+
+def _passes(error: Exception) -> bool:
+    """May the same command go on? Where a collective fails, a device or another process does; memory stays as small."""
+    own_fault = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+    return isinstance(error, CheckpointTimeoutError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith(own_fault)
+    )
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(options, bindings) of the command line; a mistake in it ends the process with status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m hcxjax.main",
         description=__doc__,
@@ -337,12 +365,21 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", type=int, help="number of processes")
     parser.add_argument("--process", type=int, help="number of this process, from 0")
+    parser.add_argument(
+        "--heartbeat_s",
+        type=int,
+        default=100,
+        metavar="S",
+        help="a process that was not heard of for S seconds is lost, and all end (default: 100)",
+    )
     parser.add_argument("--cpu_devices", type=int, metavar="N", help="present the CPU to jax as N devices")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     bindings = [argument for argument in arguments if argument.startswith("--gin.")]
     options = parser.parse_args([argument for argument in arguments if argument not in bindings])
     if options.cpu_devices is not None and options.cpu_devices < 1:
         parser.error(f"--cpu_devices is {options.cpu_devices}; it must be at least 1")
+    if options.heartbeat_s < 1:
+        parser.error(f"--heartbeat_s is {options.heartbeat_s}; it must be at least 1")
     if not options.gin_file:
         parser.error("name a run: --gin_file=gin/runs/quickstart.gin")
     if (options.processes is not None or options.process is not None) and not options.coordinator:

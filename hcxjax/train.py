@@ -4,22 +4,21 @@ import contextlib
 import dataclasses
 import logging
 import math
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from hcxjax import peers
 from hcxjax.checkpoint import CheckpointFolder, KeepPolicy
 from hcxjax.checks import whole
 from hcxjax.mesh import Layout
 from hcxjax.optim import Optimizer, SpikeGuard
 from hcxjax.partition import by_path, checked_prefixes, fingerprint
+from hcxjax.peers import TimeLimits
 from hcxjax.phases import Phase, Phases
+from hcxjax.preemption import Preempted, preemption
 from hcxjax.protocols import VETO, Array, Evaluator, Maximum, Mean, Objective, Params, Partial, PyTree, Source
 from hcxjax.tracking import Clock, Trace, Tracker
 from hcxjax.update import Recipe, TrainState, abstract_state, compiled_update, initial_state
@@ -77,6 +76,7 @@ class Experiment:
       trainable: prefixes of paths in the parameters that train. The others stay as `init_from` gives them, and are read
         from there at every start: checkpoints leave them out. None: what the objective says, and all where it says
         nothing.
+      limits: how long several processes wait for each other.
     """
 
     run_dir: str
@@ -98,6 +98,7 @@ class Experiment:
     init_from: str | Mapping[str, str] | None = None
     fresh: tuple[str, ...] = ()
     trainable: tuple[str, ...] | None = None
+    limits: TimeLimits = TimeLimits()
 
     def __post_init__(self):
         whole(self, 1, "steps", "save_every", "accumulate")
@@ -193,7 +194,9 @@ def train(experiment: Experiment) -> bool:
       CheckpointError: a checkpoint could not be written or read.
     """
     with experiment.layout.active(), preemption() as preempted, contextlib.ExitStack() as open_parts:
-        folder = CheckpointFolder(Path(experiment.run_dir) / "checkpoints", experiment.keep)
+        open_parts.callback(peers.at, "its end")
+        place, limits = Path(experiment.run_dir) / "checkpoints", experiment.limits
+        folder = CheckpointFolder(place, experiment.keep, save_s=limits.save_s)
         open_parts.callback(folder.close)
         phases = experiment.timeline
         for phase in phases.phases:
@@ -206,6 +209,7 @@ def train(experiment: Experiment) -> bool:
             for evaluator in phase.evaluators:
                 evaluator.start(experiment.layout, experiment.run_dir)
         if start == 0:
+            peers.at("the evaluation before step 1", limits.step_s)
             results = evaluate(phases.at(0), state.whole, 0)
             if experiment.watch is not None:
                 experiment.watch.score(results)  # a metric that no evaluator gives is a mistake to find now
@@ -221,18 +225,20 @@ def _loop(
     start: int,
     log: "UpdateLog",
     trace: Trace,
-    preempted: "Preempted",
+    preempted: Preempted,
 ) -> bool:
     compiled = compiled_update()
     if progress.patience_over(experiment.watch):
         return True
     log.rest()
-    phases = experiment.timeline
+    phases, limits = experiment.timeline, experiment.limits
     for step in range(start + 1, experiment.steps + 1):
         trace.before(step)
         phase = phases.at(step)
+        peers.at(f"the batch of step {step}", limits.step_s)
         batch = phases.next(state.whole, step)
         experiment.layout.check_batch(len(next(iter(batch.values()))), phase.accumulate)
+        peers.at(f"update {step}", limits.step_s)
         state, metrics = compiled(experiment.recipe(phase), state, batch)
         log.push(step, metrics, phase.objective.flops(batch), phase.source.measures())
         if trace.due(step):
@@ -244,12 +250,14 @@ def _loop(
         score, better = None, False
         if last or any(step % evaluator.every == 0 for evaluator in phase.evaluators):
             log.flush()
+            peers.at(f"the evaluation after step {step}", limits.step_s)
             results = evaluate(phase, state.whole, step, everything=last)
             log.tell(step, results)
             score, better = progress.note(experiment.watch, results)
             last |= progress.patience_over(experiment.watch)
         if step % experiment.save_every == 0 or last or stopped or better:
             log.flush()
+            peers.at(f"checkpoint {step}", 2 * limits.save_s)  # it may wait for the one before
             folder.save(step, checkpoint_tree(experiment, state, progress), score)
         if last or stopped:
             folder.wait()
@@ -409,33 +417,3 @@ def _empty(metric: Mean | Maximum) -> bool:
 
 def _value(metric: Mean | Maximum) -> float:
     return float(metric.value) if isinstance(metric, Maximum) else float(metric.sum) / float(metric.weight)
-
-
-class Preempted:
-    """Has SIGTERM come? All processes give the same answer at the same step."""
-
-    def __init__(self):
-        self.signalled = False
-
-    def __call__(self, step: int) -> bool:
-        if jax.process_count() == 1:
-            return self.signalled
-        return multihost_utils.reached_preemption_sync_point(step)
-
-    def signal(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        self.signalled = True
-
-
-@contextlib.contextmanager
-def preemption() -> Iterator[Preempted]:
-    """Turns SIGTERM into an answer that the loop asks for; several processes are told through jax.distributed."""
-    preempted = Preempted()
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-        yield preempted
-        return
-    before = signal.signal(signal.SIGTERM, preempted.signal)
-    try:
-        yield preempted
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,8 @@
 
 import collections
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -9,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hcxjax import checksums
 from hcxjax.checkpoint import (
-    CHECKSUMS,
     CheckpointError,
     CheckpointFolder,
+    CheckpointTimeoutError,
     KeepPolicy,
     Streamed,
     read,
     stored_leaves,
     write_streamed,
 )
+from hcxjax.checksums import CHECKSUMS
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -215,3 +219,40 @@ def test_a_part_that_fails_leaves_no_checkpoint(tmp_path):
         with pytest.raises(CheckpointError, match=message):
             write_streamed(tmp_path, 0, tree_)
         assert CheckpointFolder(tmp_path, KeepPolicy(), read_only=True).steps() == []
+
+
+def test_a_save_that_takes_too_long_is_told_and_leaves_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("hcxjax.checkpoint._SLACK_S", 0)
+    folder = CheckpointFolder(tmp_path, KeepPolicy(), save_s=1)
+    folder.save(1, tree(1))
+    folder.wait()
+    written = threading.Event()
+    seal = checksums.seal
+    monkeypatch.setattr(checksums, "seal", lambda *sealed: written.wait(20) and seal(*sealed))
+    folder.save(2, tree(2))
+    folder.check()
+    late = r"checkpoint 2 could not be written to .* within 1 s \(TimeLimits.save_s\): .*steps \[1\] are untouched"
+    before = time.monotonic()
+    with pytest.raises(CheckpointTimeoutError, match=late):
+        folder.wait()
+    assert time.monotonic() - before < 10
+    with pytest.raises(CheckpointTimeoutError, match=late):
+        folder.check()
+    written.set()
+    while folder._manager.is_saving_in_progress():
+        time.sleep(0.01)
+    folder.close()
+
+
+def test_those_that_did_not_write_are_named(tmp_path, monkeypatch):
+    """The words are jaxlib's; a test of two processes sees them come from it (tests/test_peers.py)."""
+
+    def nobody_came(*, key, timeout_ms):
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: ... Some timed out task names:\n1\n3\n\n\nRPC: /x")
+
+    folder = folder_with(tmp_path, 1)
+    monkeypatch.setattr("orbax.checkpoint.multihost.get_barrier_sync_fn", lambda: nobody_came)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        folder._barrier(key="written", timeout_ms=10)
+    with pytest.raises(CheckpointTimeoutError, match="process 1, 3 did not write its part"):
+        folder.check()

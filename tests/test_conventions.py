@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    {"protocols", "shapes", "checks", "chips", "placement"},
-    {"kernels", "mesh", "text", "world", "phases", "partition"},
+    {"protocols", "shapes", "checks", "checksums", "chips", "placement"},
+    {"kernels", "mesh", "text", "world", "phases", "partition", "peers", "preemption"},
     {"models"},
     {"inference", "objectives", "optim", "checkpoint", "tracking", "events", "convert"},
     {"update", "warm_start"},
@@ -244,6 +244,8 @@ TRAINER_MAY = {
     "tracking",
     "update",
     "phases",
+    "peers",
+    "preemption",
     "warm_start",
     "partition",
 }

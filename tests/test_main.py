@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
+from hcxjax.checkpoint import CheckpointError, CheckpointTimeoutError
 from hcxjax.claims import bindings_of, claim
 from hcxjax.main import Runs, configure, main
+from hcxjax.peers import AGAIN
+from hcxjax.train import TrainingError
 
 TINY = str(Path(__file__).parent / "tiny.gin")
 
@@ -125,6 +129,7 @@ def test_help_explains(capsys):
         ["--gin_fil=x.gin"],
         ["--gin_file=x.gin", "--process=1"],
         ["--gin_file=x.gin", "--cpu_devices=0"],
+        ["--gin_file=x.gin", "--heartbeat_s=0"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
@@ -138,6 +143,52 @@ def test_errors_are_one_message_and_exit_1(capsys):
     assert capsys.readouterr().err.startswith("error: STEP has no effect")
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TrainingError("the loss is nan"), 1),
+        (CheckpointError("the disk is full"), 1),
+        (CheckpointTimeoutError("process 1 did not write its part"), AGAIN),
+        (jax.errors.JaxRuntimeError("UNKNOWN: Connection closed by peer"), AGAIN),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 1),
+        (KeyError("a bug"), 1),
+    ],
+)
+def test_the_exit_status_says_whether_a_new_start_helps(monkeypatch, capsys, error, status):
+    def fail(*_):
+        raise error
+
+    left = []
+    monkeypatch.setattr("hcxjax.main.started", fail)
+    monkeypatch.setattr("hcxjax.peers.os._exit", left.append)
+    assert main([f"--gin_file={TINY}", "--gin.RUN_DIR=x"]) == status
+    told = capsys.readouterr().err
+    assert f"error: {error}\n" in told
+    explained = isinstance(error, TrainingError | CheckpointError)
+    assert ("Traceback" in told) is not explained, "where the message does not explain, the place may"
+    late = isinstance(error, CheckpointTimeoutError)
+    assert left == ([AGAIN] if late else []), "a thread that hangs in a write would keep the process"
+
+
+@pytest.mark.parametrize(("complete", "status"), [(True, 0), (False, AGAIN)])
+def test_what_sigterm_ended_is_not_complete(monkeypatch, complete, status):
+    monkeypatch.setattr("hcxjax.main.started", lambda *_: complete)
+    assert main([f"--gin_file={TINY}", "--gin.RUN_DIR=x"]) == status
+
+
+def test_processes_that_nobody_tells_of_each_other_say_what_is_missing(monkeypatch, capsys):
+    given = {}
+
+    def initialize(*arguments, **named):
+        given.update(named)
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    assert main([f"--gin_file={TINY}", "--gin.RUN_DIR=x", "--distributed", "--heartbeat_s=20"]) == 1
+    assert "elsewhere name --coordinator=HOST:PORT of process 0, --processes and --process" in capsys.readouterr().err
+    assert given["heartbeat_timeout_seconds"] > 20 * 2, "jax's own heartbeats come second"
+
+
 def test_a_run_dir_of_another_run_is_refused(tmp_path):
     def claim_with(*bindings: str) -> None:
         with claim(tmp_path, configure(["gin/runs/quickstart.gin"], [f"RUN_DIR={tmp_path}", *bindings])[1]):
@@ -148,6 +199,7 @@ def test_a_run_dir_of_another_run_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     claim_with("STEPS=5000", "SAVE_EVERY=5", "EVAL_EVERY=7")
     claim_with("Layout.fsdp=2", "ACCUMULATE=2")
+    claim_with("Experiment.limits=@TimeLimits()", "TimeLimits.step_s=60")
     claim_with("Tokenizer.path=moved/tokenizer.model")  # its contents are compared when the run goes on
     with pytest.raises(ValueError, match=r"(?s)AdamW.b1: 0.9 there, 0.8 now.*SEED: 0 there, 1 now"):
         claim_with("SEED=1", "AdamW.b1=0.8")

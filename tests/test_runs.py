@@ -4,14 +4,25 @@ import json
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from tests.runs import ROOT, TINY, checkpoints, finish, losses, reached, start, wait_for
+from hcxjax.peers import AGAIN
+from tests.runs import (
+    ROOT,
+    TINY,
+    assert_same_course,
+    back_to,
+    checkpoints,
+    finish,
+    losses,
+    reached,
+    start,
+    together,
+    wait_for,
+)
 
 
 def test_a_run_leaves_what_a_user_expects(whole):
@@ -84,7 +95,7 @@ def test_sigterm_saves_and_exits_cleanly(whole, compiled, tmp_path):
     process = start(run, whole, compiled, "SAVE_EVERY=100")
     wait_for(reached(run, 5), process)
     process.send_signal(signal.SIGTERM)
-    messages = finish(process)
+    messages = finish(process, expected=AGAIN)
     assert "SIGTERM" in messages
     (saved,) = checkpoints(run)
     assert 5 <= saved < 16
@@ -142,81 +153,56 @@ def test_a_damaged_store_is_named(whole, compiled, tmp_path):
     assert "delete" in messages
 
 
-def from_step_4(whole, run) -> None:
-    """A copy of the whole run as it was at step 4."""
-    shutil.copytree(whole, run)
-    for step in (8, 12, 16):
-        shutil.rmtree(run / "checkpoints" / str(step))
-
-
-def assert_same_course(run, whole) -> None:
-    """The same losses before step 4, and the same to 1e-5 in the twelve steps after."""
-    ours, theirs = losses(run), losses(whole)
-    assert list(ours) == list(theirs)
-    assert [ours[step] for step in range(1, 5)] == [theirs[step] for step in range(1, 5)]
-    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
-
-
 def test_another_mesh_has_the_same_order_and_losses(whole, compiled, tmp_path):
-    from_step_4(whole, tmp_path / "run")
-    mesh = ("Layout.data=2", "Layout.fsdp=2", "Layout.tensor=2")
-    finish(start(tmp_path / "run", whole, compiled, *mesh, arguments=("--cpu_devices=8",)))
-    assert_same_course(tmp_path / "run", whole)
-
-
-EVALUATED = "Experiment.evaluators=(@BitsPerByte(), @WorldProbes(), @Samples())"
-
-
-def test_two_processes_go_on_where_one_stopped_and_again_where_they_stopped(whole, compiled, tmp_path):
+    """From one device to two stages of four, and back."""
     run = tmp_path / "run"
-    from_step_4(whole, run)
+    shutil.copytree(whole, run)
+    back_to(run, 4)
+    mesh = ("Layout.pipe=2", "Layout.fsdp=2", "Layout.tensor=2", "DecoderConfig.pipe_rows=2")
+    finish(start(run, whole, compiled, *mesh, arguments=("--cpu_devices=8",)))
+    assert checkpoints(run) == [4, 8, 12, 16]
+    assert_same_course(run, whole)
+    back_to(run, 8)
+    finish(start(run, whole, compiled))
+    assert_same_course(run, whole)
 
-    def both() -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        processes = [
-            start(run, whole, compiled, arguments=(f"--coordinator={address}", "--processes=2", f"--process={number}"))
-            for number in range(2)
-        ]
-        for process in processes:
-            finish(process)
 
-    both()
+def test_two_processes_go_on_where_one_stopped_and_one_where_two_were_killed(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    back_to(run, 4)
+    for process in together(run, whole, compiled, 2):
+        finish(process)
     assert checkpoints(run) == [4, 8, 12, 16]
     assert_same_course(run, whole)
     first = losses(run)
-    for step in (12, 16):
-        shutil.rmtree(run / "checkpoints" / str(step))
-    both()
-    assert losses(run) == first
+
+    back_to(run, 8)
+    killed = ("-m", "tests.killed", "update was sent", "3")
+    left, lost = together(run, whole, compiled, 2, arguments=("--heartbeat_s=10",), last=killed)
+    assert "process 1 has not been heard of for" in finish(left, expected=AGAIN)
+    finish(lost, expected=-signal.SIGKILL)
+    assert checkpoints(run) == [4, 8]
+    again = losses(run)
+    assert 9 in again and again == {step: first[step] for step in again}, "two go on from two to the bit"
+
+    finish(start(run, whole, compiled))
+    assert_same_course(run, whole)
+
+
+EVALUATED = "Experiment.evaluators=(@BitsPerByte(), @WorldProbes(), @Samples())"
 
 
 def test_two_processes_measure_and_write_what_one_does(whole, compiled, tmp_path):
     """SIGTERM to one of them ends both, saved."""
     run = tmp_path / "run"
     bindings = ("WorldProbes.count=4", "WorldProbes.length=512", "WorldProbes.batch=4", "Samples.new_tokens=4")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
-        start(
-            run,
-            whole,
-            compiled,
-            EVALUATED,
-            "STEPS=4000",
-            "EVAL_EVERY=4000",
-            "DecoderConfig.max_length=512",
-            *bindings,
-            arguments=(f"--coordinator={address}", "--processes=2", f"--process={number}"),
-        )
-        for number in range(2)
-    ]
+    longer = ("STEPS=4000", "EVAL_EVERY=4000", "DecoderConfig.max_length=512")
+    processes = together(run, whole, compiled, 2, EVALUATED, *longer, *bindings)
     wait_for(reached(run, 5), processes[0])
     processes[1].send_signal(signal.SIGTERM)
     for process in processes:
-        finish(process)
+        finish(process, expected=AGAIN)
     assert checkpoints(run)[-1] >= 5
     before = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert {"eval/ko/bits_per_byte", "eval/world/particle/choice"} <= before.keys()

@@ -8,6 +8,8 @@ python -m tools.bench int8 --model runs/quickstart --text held_out.jsonl        
 python -m tools.bench ppo                         rollouts and updates of PPO against TRL's PPOTrainer
 python -m tools.bench ppo --asynchronous          rollouts that run ahead against taking turns, skewed lengths
 python -m tools.bench ppo --unlikelihood          what unlikelihood adds to an update
+python -m tools.bench packed                      an update on packed rows against one with dense attention
+python -m tools.bench bundles                     the TPU attention kernels beside splash, compiled without a TPU
 python -m tools.bench attention                   our attention backends against cuDNN's and PyTorch's, alone
 python -m tools.bench decode                      attention over a cache, as a share of the memory's bandwidth
 python -m tools.bench train_step                  an update of the 1b model against the same in PyTorch, compiled
@@ -34,8 +36,10 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench_attention import add_attention
+from tools.bench_bundles import add_bundles
 from tools.bench_decode import add_decode
 from tools.bench_engine import add_generate, add_int8
+from tools.bench_packed import add_packed
 from tools.bench_ppo import add_ppo
 from tools.bench_train_step import add_train_step, whole_rows
 
@@ -83,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     add_attention(commands)
     add_decode(commands)
     add_train_step(commands)
+    add_packed(commands)
+    add_bundles(commands)
     return arguments
 
 

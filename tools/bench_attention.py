@@ -179,7 +179,7 @@ def measure_jax(case: Case, options: argparse.Namespace) -> dict[str, dict[str, 
     import jax
     import jax.numpy as jnp
 
-    from hcxjax.kernels.backends import BACKENDS, Backend
+    from hcxjax.kernels.backends import BACKENDS, Backend, Work
     from hcxjax.kernels.plan import attention_plan
     from hcxjax.kernels.target import Target
 
@@ -204,12 +204,8 @@ def measure_jax(case: Case, options: argparse.Namespace) -> dict[str, dict[str, 
 
     sides = {}
     for name, backend in BACKENDS.items():
-        dense = name == "reference" and case.length > MOST_DENSE
-        if (
-            not dense
-            and name in (options.backend or BACKENDS)
-            and not backend.refusal(target, case.head_dim, "bfloat16")
-        ):
+        asked = name in (options.backend or BACKENDS) and (name != "reference" or case.length <= MOST_DENSE)
+        if asked and backend.refusal(target, Work(case.head_dim, "bfloat16")) is None:
             sides[name] = attempted(functools.partial(seconds, functools.partial(ours, backend)))
     if target.platform == "gpu":
         sides[CUDNN] = attempted(functools.partial(seconds, whole_rows))

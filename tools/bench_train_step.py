@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hcxjax.chips import peak_flops
 from tools.bench_device import SIDES, attempted, child, installed, jax_versions, median, steps_of, torch_versions, write
 
 MODELS = Path(__file__).resolve().parents[1] / "gin" / "models"
@@ -102,7 +103,11 @@ def bench_train_step(options: argparse.Namespace) -> int:
 def show(results: dict[str, Any]) -> None:
     """A row a batch and side; medians of the rounds, ratios of tokens/s over PyTorch's at the same batch."""
     print("; ".join(f"{name} {value}" for name, value in results["versions"].items()))
-    flops, length, peak = results["flops_per_token"], results["length"], chip_flops(results["versions"])
+    flops, length, peak = (
+        results["flops_per_token"],
+        results["length"],
+        peak_flops(results["versions"].get("jax device", "")),
+    )
     print("| rows x length | side | tokens/s | MFU | ratio | peak GB | step ms |\n|---|---|---|---|---|---|---|")
     for batch, sides in results["batches"].items():
         speeds = {}
@@ -116,14 +121,6 @@ def show(results: dict[str, Any]) -> None:
             ratio = f"**{speed / speeds['torch']:.2f}**" if "torch" in speeds else ""
             row = f"| {batch} x {length} | {side} | {speed:,.0f} | {mfu} | {ratio} "
             print(f"{row}| {memory / 1e9:.2f} | {taken * 1e3:.1f} |")
-
-
-def chip_flops(versions: dict[str, str]) -> float | None:
-    """Dense bf16 FLOP/s of the device that jax named; None where its data sheet is not in the table."""
-    from hcxjax.tracking import PEAK_FLOPS
-
-    kind = versions.get("jax device", "")
-    return max((flops for name, flops in PEAK_FLOPS.items() if kind.startswith(name)), default=None)
 
 
 def measure_ours(options: argparse.Namespace) -> dict[str, float]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hcxjax.checkpoint import CHECKSUMS, CheckpointError, Streamed, read, write_streamed
+from hcxjax.checkpoint import CheckpointError, Streamed, read, write_streamed
+from hcxjax.checksums import CHECKSUMS
 from hcxjax.convert.config import hugging_face_config
 from hcxjax.convert.model import block_shape
 from hcxjax.convert.model_folder import CHECKPOINTS, CONFIG, GIN, TOKENIZER_FOLDER, Card, checksums, model_gin

@@ -5,7 +5,7 @@ import functools
 import importlib
 import logging
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hcxjax.kernels.plan import AttentionPlan, Tile
 from hcxjax.kernels.reference import reference_attention
@@ -28,6 +28,14 @@ class Kernel(Protocol):
         Both are differentiable by q, k and v. lse of a query that sees no key is `MASKED`, about −1e30.
         """
         ...
+
+
+class Work(NamedTuple):
+    """What a backend is asked for; `parts` are parts of rows, where context parallelism divides them."""
+
+    head_dim: int
+    dtype: str
+    parts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +61,18 @@ class Backend:
     head_dims: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()
 
-    def refusal(self, target: Target, head_dim: int, dtype: str) -> str | None:
+    def refusal(self, target: Target, work: Work) -> str | None:
         """Why it cannot do this; None: it can."""
         if self.platforms and target.platform not in self.platforms:
             return f"it runs on {', '.join(self.platforms)}, and this is {target.platform}"
         if self.devices and not any(kind in target.device_kind for kind in self.devices):
             return f"it runs on {', '.join(self.devices)}, and this is {target.device_kind}"
-        if self.dtypes and dtype not in self.dtypes:
-            return f"DecoderConfig.dtype is {dtype}; it can do {', '.join(self.dtypes)}"
-        if self.head_dims and head_dim not in self.head_dims:
-            return f"DecoderConfig.head_dim is {head_dim}; it can do {', '.join(map(str, self.head_dims))}"
+        if self.dtypes and work.dtype not in self.dtypes:
+            return f"DecoderConfig.dtype is {work.dtype}; it can do {', '.join(self.dtypes)}"
+        if self.head_dims and work.head_dim not in self.head_dims:
+            return f"DecoderConfig.head_dim is {work.head_dim}; it can do {', '.join(map(str, self.head_dims))}"
+        if work.parts and not self.parts:
+            return "it takes whole rows, and Layout.context divides them"
         return None
 
 
@@ -123,7 +133,7 @@ CHOICES = ("pallas_tpu", "cudnn", "xla")
 """What 'auto' asks, one after another."""
 
 
-def backend_named(name: str, head_dim: int, dtype: str) -> Backend:
+def backend_named(name: str, work: Work) -> Backend:
     """The backend of that name, or the one that 'auto' stands for on the devices in use.
 
     Raises:
@@ -131,20 +141,23 @@ def backend_named(name: str, head_dim: int, dtype: str) -> Backend:
     """
     target = Target.now()
     if name == "auto":
-        name = chosen(target, head_dim, dtype)
+        name = chosen(target, work)
     if name not in BACKENDS:
         raise ValueError(
             f"attention backend {name!r} is unknown; DecoderConfig.attention is one of auto, {', '.join(BACKENDS)}"
         )
-    refusal = BACKENDS[name].refusal(target, head_dim, dtype)
+    refusal = BACKENDS[name].refusal(target, work)
     if refusal:
         raise ValueError(f"attention backend {name!r} (DecoderConfig.attention) cannot be used: {refusal}")
     return BACKENDS[name]
 
 
 @functools.cache
-def chosen(target: Target, head_dim: int, dtype: str) -> str:
+def chosen(target: Target, work: Work) -> str:
     """What 'auto' stands for: the first that can do it. Said once in the log."""
-    name = next(name for name in CHOICES if BACKENDS[name].refusal(target, head_dim, dtype) is None)
-    _log.info("attention backend on %s, head dim %d, %s: %s", target.device_kind, head_dim, dtype, name)
+    name = next(name for name in CHOICES if BACKENDS[name].refusal(target, work) is None)
+    rows = "parts of rows" if work.parts else "whole rows"
+    _log.info(
+        "attention backend on %s, head dim %d, %s, %s: %s", target.device_kind, work.head_dim, work.dtype, rows, name
+    )
     return name

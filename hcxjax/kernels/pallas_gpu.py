@@ -16,6 +16,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax._src.lib import cuda_versions
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -51,15 +52,26 @@ def pallas_gpu_attention(
     What is kept for the backward pass is named 'attention' (o) and 'attention_lse'.
 
     Raises:
-      ValueError: the plan has other tiles.
+      ValueError: the plan has other tiles, or NVIDIA's assembler is one that is known to compile causal masks wrongly.
     """
     assert angles is None
+    _check_assembler()
     if plan.tile != TILE:
         raise ValueError(
             f"the plan's tiles are {tuple(plan.tile)}; attention backend 'pallas_gpu' takes {tuple(TILE)} alone: leave "
             f"DecoderConfig.attention_tile out, and let 2 x Layout.context x {BLOCK} divide the length of rows"
         )
     return _attend(q_BTNH, k_BSKH, v_BSKH, plan, scale)
+
+
+def _check_assembler() -> None:
+    """Source: the check of jax.experimental.pallas.ops.gpu.attention_mgpu."""
+    version = cuda_versions.cuda_runtime_get_version() if cuda_versions is not None else 0
+    if 12080 <= version < 12091:
+        raise ValueError(
+            f"CUDA is {version // 1000}.{version % 1000 // 10}; attention backend 'pallas_gpu' takes 12.9.1 or newer, "
+            "or one before 12.8: the assemblers between compile causal masks wrongly"
+        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from hcxjax.kernels.attention import attention
-from hcxjax.kernels.backends import backend_named
+from hcxjax.kernels.backends import Work, backend_named
 from hcxjax.kernels.plan import AttentionPlan, Tile, attention_plan
 from hcxjax.kernels.rotary import Angles
 from hcxjax.mesh import axes_of, spec_of
@@ -112,7 +112,7 @@ def row_attention(
             return run(q_BTNH, k_BSKH, v_BSKH, jax.tree.map(lambda leaf: leaf[0, 0], plan), angles=angles)[0]
         through = _ring if config.context == "ring" else _gathered
         plan = jax.tree.map(lambda leaf: leaf[0], plan)
-        return through(functools.partial(run, q_BTNH, angles=angles), k_BSKH, v_BSKH, plan, axis)
+        return through(functools.partial(run, q_BTNH, angles=angles, parts=True), k_BSKH, v_BSKH, plan, axis)
 
     specs = (q_spec, kv_spec, kv_spec, plan_specs(plan, q_spec), (PartitionSpec(*q_spec[:2]),) * 2)
     return jax.shard_map(local, in_specs=specs, out_specs=q_spec, check_vma=False)(q_BTNH, k_BSKH, v_BSKH, plan, angles)
@@ -186,7 +186,7 @@ def _axis(length: int) -> str | None:
 
 
 def _taken() -> str | None:
-    """The mesh axis that divides the places, where a shard_map further out has divided them: each device has its own."""
+    """The mesh axis of the places, where a shard_map further out has divided them already."""
     manual = jax.sharding.get_abstract_mesh().manual_axes
     return next((axis for axis in axes_of("length") if axis in manual), None)
 
@@ -205,13 +205,9 @@ def _places(length: int, shards: int) -> np.ndarray:
 
 def _tile(length: int, config: DecoderConfig) -> Tile:
     """The backend's tile, or the run's; where a row is divided, one that does not reach over two chunks."""
-    backend, shards = backend_named(config.attention, config.head_dim, config.dtype), shards_of(length)
+    shards = shards_of(length)
+    backend = backend_named(config.attention, Work(config.head_dim, config.dtype, parts=shards > 1))
     tile = config.attention_tile or backend.tile
     if shards > 1:
-        if not backend.parts:
-            raise ValueError(
-                f"attention backend {config.attention!r} (DecoderConfig.attention) takes whole rows; Layout.context is "
-                f"{shards}, which divides them"
-            )
         return Tile(*(math.gcd(size, length // (2 * shards)) for size in tile))
     return Tile(*(min(size, -(-length // LANES) * LANES) for size in tile))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hcxjax.kernels.attention import attention
-from hcxjax.kernels.backends import BACKENDS, Backend, chosen
+from hcxjax.kernels.backends import BACKENDS, Backend, Work, chosen
 from hcxjax.kernels.plan import Tile, attention_plan
 from hcxjax.kernels.reference import reference_attention
 from hcxjax.kernels.rotary import rotate
@@ -198,8 +198,8 @@ def test_part_of_a_row_against_all_of_it():
 def test_choice_is_told_and_nothing_is_taken_in_its_place(monkeypatch, caplog):
     fast = Backend(reference_attention, platforms=("tpu",), head_dims=(128,))
     monkeypatch.setitem(BACKENDS, "fast", fast)
-    assert fast.refusal(Target("tpu", "TPU v5"), 128, "float32") is None
-    refusal = fast.refusal(Target("tpu", "TPU v5"), 80, "float32")
+    assert fast.refusal(Target("tpu", "TPU v5"), Work(128, "float32")) is None
+    refusal = fast.refusal(Target("tpu", "TPU v5"), Work(80, "float32"))
     assert refusal == "DecoderConfig.head_dim is 80; it can do 128"
     q, k, v, _ = arrays(1, 4, 4, 2, 8)
     plan = attention_plan(np.ones((1, 4), np.int32), TILE)
@@ -207,8 +207,8 @@ def test_choice_is_told_and_nothing_is_taken_in_its_place(monkeypatch, caplog):
         attention(q, k, v, plan, scale=1.0, backend="fast")
     chosen.cache_clear()
     with caplog.at_level("INFO"):
-        assert chosen(Target("cpu", "cpu"), 8, "float32") == "xla"
-    assert "attention backend on cpu, head dim 8, float32: xla" in caplog.text
+        assert chosen(Target("cpu", "cpu"), Work(8, "float32")) == "xla"
+    assert "attention backend on cpu, head dim 8, float32, whole rows: xla" in caplog.text
 
 
 def test_mistakes():

@@ -8,7 +8,7 @@ import jax
 
 from hcxjax.chips import GIB, chip_of
 from hcxjax.mesh import Layout, unbox
-from hcxjax.planning.memory import estimated_memory, sharded_bytes, state_bytes
+from hcxjax.planning.memory import Held, estimated_memory, sharded_bytes
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 from hcxjax.update import Recipe, abstract_state
@@ -88,21 +88,20 @@ def _check_length(layout: Layout, length: int) -> None:
 def _check_memory(
     recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None, limit: float
 ) -> None:
-    state = abstract_state(recipe, layout)
-    parameters, optimizer = state_bytes(state)
-    gradients = sharded_bytes(state.params) * (2 if recipe.accumulate > 1 else 1)
-    certain = parameters + optimizer + gradients
+    held = Held.of(abstract_state(recipe, layout), layout.abstract_batch(shapes or {}))
+    gradients = held.trained * (2 if recipe.accumulate > 1 else 1)
+    certain = held.parameters + held.optimizer + gradients
     if certain > limit:
         raise ValueError(
-            f"a device holds {limit / GIB:.1f} GiB; parameters ({parameters / GIB:.1f}), optimizer "
-            f"({optimizer / GIB:.1f}) and gradients ({gradients / GIB:.1f}) alone take {certain / GIB:.1f}. "
+            f"a device holds {limit / GIB:.1f} GiB; parameters ({held.parameters / GIB:.1f}), optimizer "
+            f"({held.optimizer / GIB:.1f}) and gradients ({gradients / GIB:.1f}) alone take {certain / GIB:.1f}. "
             "Divide them over more devices: "
             f"Layout.fsdp is {layout.fsdp}, Layout.tensor {layout.tensor}, Layout.pipe {layout.pipe}"
         )
     step = Step(recipe, layout, shapes or {})
     if not step.is_language_model:
         return
-    memory = estimated_memory(step, PodLayout.over(layout, layout.chosen), state)
+    memory = estimated_memory(step, PodLayout.over(layout, layout.chosen), held)
     if memory.total > limit:
         _log.warning(
             "by arithmetic a device needs %.1f GiB (state %.1f, activations %.1f, temporaries %.1f) and has %.1f: "

@@ -6,9 +6,11 @@ matrices where jax cannot interpret it: in 0.10 always, in 0.11 with an operand 
 
 import contextlib
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
+from jax._src import callback
 from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams, force_gpu_interpret_mode
 
@@ -70,6 +72,8 @@ def interpreted(monkeypatch):
         from jax._src.pallas.mosaic.interpret import thread_map
 
         monkeypatch.setattr(thread_map, "_run_jaxpr", RUN)
+        # The interpreter asks for integers, of which jax would make arrays on a device first: most of all its time.
+        monkeypatch.setattr(callback, "api", types.SimpleNamespace(device_put=lambda inputs, device: inputs))
     try:
         with force_gpu_interpret_mode(InterpretGPUParams()):
             yield

@@ -100,8 +100,12 @@ def test_lowers_for_cuda(width):
 
 def test_mistakes(monkeypatch):
     q, k, v, _, segments = case((20,))
+
+    def attend(tile):
+        return jax.eval_shape(lambda ids: pallas_gpu_attention(q, k, v, attention_plan(ids, tile), scale=1.0), segments)
+
     with pytest.raises(ValueError, match=r"tiles are \(64, 128\).*takes \(128, 128\) alone"):
-        pallas_gpu_attention(q, k, v, attention_plan(segments, Tile(64, 128)), scale=1.0)
+        attend(Tile(64, 128))
     for version, wrong in ((12070, False), (12080, True), (12090, True), (12091, False), (13000, False)):
         versions = types.SimpleNamespace(cuda_runtime_get_version=lambda version=version: version)
         monkeypatch.setattr(pallas_gpu, "cuda_versions", versions)
@@ -109,7 +113,7 @@ def test_mistakes(monkeypatch):
             pallas_gpu._check_assembler()
             continue
         with pytest.raises(ValueError, match=rf"CUDA is 12\.{version % 1000 // 10}; .* takes 12\.9\.1 or newer"):
-            pallas_gpu_attention(q, k, v, attention_plan(segments, TILE), scale=1.0)
+            attend(TILE)
 
 
 H200 = """

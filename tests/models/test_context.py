@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hcxjax.kernels import backends
 from hcxjax.kernels.backends import BACKENDS, Backend
 from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.kernels.reference import reference_attention
@@ -130,6 +131,23 @@ def test_backend_that_takes_whole_rows_only(monkeypatch):
         context.row_plan(jnp.ones((2, 12), jnp.int32), config)
         with pytest.raises(ValueError, match=r"'whole' .*: it takes whole rows, and Layout\.context divides them"):
             context.row_plan(jnp.ones((2, 16), jnp.int32), config)
+
+
+@pytest.mark.parametrize("ways", ["gather", "ring"])
+def test_auto_leaves_it_out_where_rows_are_divided(monkeypatch, ways):
+    """Each time that it is asked: for the plan's tiles, and where attention is computed."""
+    monkeypatch.setitem(BACKENDS, "whole", Backend(lambda *_, **__: pytest.fail("was taken"), parts=False))
+    monkeypatch.setattr(backends, "CHOICES", ("whole", "xla"))
+    monkeypatch.setattr(backends, "chosen", backends.chosen.__wrapped__)
+    config = CONFIG(attention="auto", context=ways)
+
+    def attended(x_BTNH, k_BSKH, angles):
+        plan = context.row_plan(jnp.ones((2, 16), jnp.int32), config)
+        return context.row_attention(x_BTNH, k_BSKH, k_BSKH, plan, (angles, angles), config)
+
+    shapes = [jax.ShapeDtypeStruct((2, 16, *more), jnp.float32) for more in ((8, 8), (2, 8), (4,))]
+    with Layout(data=2, context=4).active():
+        assert jax.eval_shape(attended, *shapes).shape == (2, 16, 8, 8)
 
 
 def test_kv_heads_that_cannot_be_dealt():

@@ -146,11 +146,14 @@ _MEASURED_ONLY = {"TPU v4": 275e12, "NVIDIA A100": 312e12}
 """FLOP/s of chips that runs may be measured on, though none is planned for them; by device kind."""
 
 
-def peak_flops(kind: str) -> float | None:
-    """Dense bf16 FLOP/s of a device of this kind (jax's `device_kind`); None where it is not known.
+def chip_of(kind: str) -> Chip | None:
+    """The chip of a device of this kind (jax's `device_kind`): the longest match, 'TPU v5 lite' is no 'TPU v5'."""
+    matches = [(len(start), chip) for chip in CHIPS for start in chip.kinds if kind.startswith(start)]
+    return max(matches, key=lambda match: match[0])[1] if matches else None
 
-    The longest match applies: 'TPU v5 lite' is no 'TPU v5'.
-    """
-    known = {start: chip.device_flops for chip in CHIPS for start in chip.kinds} | _MEASURED_ONLY
-    matches = [start for start in known if kind.startswith(start)]
-    return known[max(matches, key=len)] if matches else None
+
+def peak_flops(kind: str) -> float | None:
+    """Dense bf16 FLOP/s of a device of this kind; None where it is not known."""
+    chip = chip_of(kind)
+    others = (flops for start, flops in _MEASURED_ONLY.items() if kind.startswith(start))
+    return chip.device_flops if chip else next(others, None)

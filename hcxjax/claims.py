@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 _MAY_CHANGE = re.compile(
     r"(RUN_DIR|DATA_DIR|STEPS|SAVE_EVERY|EVAL_EVERY|MESH_\w+|ACCUMULATE|PACKED)$|(Layout|KeepPolicy|TimeLimits|JsonLines|TensorBoard|MLflow|ProgressBar|Local|Beam)\."
     r"|Experiment\.(trackers|profile|accumulate|layout|keep|limits)$|Rollouts\.(packed|accumulate)$|Corpus\.engine$|Tokenizer\.path$"
+    r"|DecoderConfig\.(attention|attention_tile|context|remat|offload|scan_unroll|pipe_rows|pipe_repeats)$"
 )
 """Bindings of a run that a later start of it may change: how long, how often, where, on what; never what is learnt.
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -127,6 +127,23 @@ class Layout:
             shardings,
         )
 
+    def undivided(self, boxed: PyTree) -> list["Undivided"]:
+        """Dimensions of boxed parameters that the rules divide over mesh axes which do not divide them."""
+        sizes, found = self.mesh.shape, []
+        specs = nn.get_partition_spec(boxed)
+        shardings = spmd.logical_to_mesh_sharding(specs, self.mesh, self.rules + RULES)
+        leaves = zip(jax.tree_util.tree_leaves_with_path(unbox(boxed)), jax.tree.leaves(shardings), strict=True)
+        logical = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+        for ((path, leaf), sharding), names in zip(leaves, logical, strict=True):
+            divided = _dividing(sharding.spec, leaf.shape, sizes)
+            for name, wanted, got, size in zip(names, sharding.spec, divided, leaf.shape, strict=False):
+                missing = tuple(axis for axis in _names(wanted) if sizes[axis] > 1 and axis not in _names(got))
+                if missing:
+                    where = jax.tree_util.keystr(path, simple=True, separator="/")
+                    held = math.prod(NamedSharding(self.mesh, divided).shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                    found.append(Undivided(where, name, size, missing, math.prod(sizes[a] for a in missing), held))
+        return found
+
     def abstract_batch(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """What `shard_batch` gives for rows of these shapes, without an array."""
         sharding = self.sharding("batch")
@@ -159,6 +176,28 @@ class Layout:
         }
 
 
+class Undivided(NamedTuple):
+    """A dimension that every device of some mesh axes holds whole.
+
+    Attributes:
+      path, logical: of the parameter, and of the dimension.
+      size: of what is not divided.
+      axes, parts: mesh axes, and the number of devices along them.
+      bytes: of the parameter on each device.
+    """
+
+    path: str
+    logical: str
+    size: int
+    axes: tuple[str, ...]
+    parts: int
+    bytes: int
+
+    def __str__(self) -> str:
+        axes = " x ".join(f"Layout.{axis}" for axis in self.axes)
+        return f"{self.logical!r} of {self.path} is {self.size}, which {axes} = {self.parts} does not divide"
+
+
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     """Pins an activation to the mesh axes of its logical ones; the identity where no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -183,7 +222,7 @@ def axes_of(logical: str) -> tuple[str, ...]:
     if mesh.empty:
         return ()
     (axes,) = spmd.logical_to_mesh_axes((logical,), nn.get_logical_axis_rules()) or (None,)
-    return tuple(axis for axis in ((axes,) if isinstance(axes, str) else axes or ()) if mesh.shape[axis] > 1)
+    return tuple(axis for axis in _names(axes) if mesh.shape[axis] > 1)
 
 
 def _dividing(spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
@@ -193,12 +232,16 @@ def _dividing(spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, i
     """
 
     def kept(axes: str | tuple[str, ...] | None, size: int) -> str | tuple[str, ...] | None:
-        names = tuple(name for name in ((axes,) if isinstance(axes, str) else axes or ()) if sizes[name] > 1)
+        names = tuple(name for name in _names(axes) if sizes[name] > 1)
         while size % math.prod(sizes[name] for name in names):
             names = names[:-1]
         return names[0] if len(names) == 1 else names or None
 
     return PartitionSpec(*(kept(axes, size) for axes, size in zip(spec, shape, strict=False)))
+
+
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def unbox(boxed: PyTree) -> PyTree:

@@ -287,8 +287,8 @@ def stop(status: int, message: str, hangs: bool = False) -> int:
       hangs: some thread does, and would keep this process from ending.
     """
     if _joined is not None:
-        if status == AGAIN:
-            _joined.wait()  # what failed here may be another's doing
+        if status == AGAIN and not hangs:
+            _joined.wait()  # a collective that failed here may be another's doing
         _joined.stop(status, message, stuck=hangs)
     print(f"error: {message}", file=sys.stderr, flush=True)
     if hangs:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from hcxjax.mesh import AXES, Layout, constrain, unbox
+from hcxjax.mesh import AXES, Layout, axes_of, constrain, spec_of, unbox
 from hcxjax.objectives.language_model import LanguageModel
 
 
@@ -125,6 +125,33 @@ def test_constrain_pins_under_a_mesh_and_is_the_identity_without():
     assert uneven.sharding.shard_shape((8, 4, 5)) == (2, 4, 5)
     assert jax.sharding.get_abstract_mesh().empty
     assert not nn.get_logical_axis_rules()
+
+
+def test_as_many_axes_as_divide_a_dimension(boxed):
+    """61 entries of the vocabulary cannot be divided over tensor and pipe, 62 over tensor alone, 64 over both."""
+    layout = Layout(data=1, fsdp=2, tensor=2, pipe=2)
+    with layout.active():
+        found = [spec_of((entries, 32), "vocab", "embed") for entries in (61, 62, 64)]
+        assert axes_of("vocab") == ("tensor", "pipe")
+        assert axes_of("length") == axes_of("head_dim") == ()
+    assert found == [P(None, "fsdp"), P("tensor", "fsdp"), P(("tensor", "pipe"), "fsdp")]
+    assert axes_of("vocab") == ()
+    specs = jax.tree.map(lambda sharding: sharding.spec, layout.param_shardings(boxed))
+    assert specs["layers"]["mlp"]["gate"]["weight"] == P("pipe", "fsdp", "tensor")
+
+
+def test_inside_a_shard_map_its_axes_divide_nothing_any_more():
+    seen = []
+
+    def local(x_BTF):
+        seen.append((x_BTF.shape, spec_of(x_BTF.shape, "batch", "length", "mlp")))
+        return constrain(x_BTF, "batch", "length", "mlp")
+
+    with CUBE.active():
+        axes = {"data", "fsdp"}
+        inside = jax.shard_map(local, in_specs=P(("data", "fsdp")), out_specs=P(("data", "fsdp")), axis_names=axes)
+        jax.eval_shape(jax.jit(inside), jnp.zeros((8, 4, 6)))
+    assert set(seen) == {((2, 4, 6), P(None, None, "tensor"))}
 
 
 def test_unbox_takes_arrays_and_shapes():

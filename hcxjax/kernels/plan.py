@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hcxjax.kernels.visits import Visits, visits
 from hcxjax.protocols import Array
 from hcxjax.shapes import shaped
 
@@ -47,7 +46,6 @@ class AttentionPlan:
         last block may be filled up with padding.
       kv_spans: by block of queries [B, I], the blocks of keys.
       q_spans: by block of keys [B, J], the blocks of queries.
-      kv_visits, q_visits: the tiles of kv_spans and of q_spans as lists over all rows (`listed`).
     """
 
     q_segments_BT: Array
@@ -57,14 +55,6 @@ class AttentionPlan:
     kv_spans: Spans
     q_spans: Spans
     tile: Tile = dataclasses.field(metadata={"static": True})
-    kv_visits: Visits | None = None
-    q_visits: Visits | None = None
-
-    def listed(self) -> "AttentionPlan":
-        """With lists, for the TPU kernels: given a plan without, they make their own, again in every layer."""
-        q_blocks, kv_blocks = self.kv_spans.start.shape[1], self.q_spans.start.shape[1]
-        lists = {"kv_visits": visits(*self.kv_spans, kv_blocks), "q_visits": visits(*self.q_spans, q_blocks)}
-        return dataclasses.replace(self, **lists)
 
     def mask(self, queries: slice = slice(None), keys: slice = slice(None)) -> Array:
         """mask_BTS of the named queries and keys; True where attention is allowed."""

@@ -13,7 +13,7 @@ FIRST, LAST, NEEDED, PLAIN = 1, 2, 4, 8
 
 
 class Visits(NamedTuple):
-    """A block is held while those it is paired with are streamed past it. int32; the first `count` of W are in use."""
+    """A block is held while those it is paired with are streamed past it. int32; only the first `count` of W are."""
 
     rows_W: Array
     held_W: Array
@@ -36,15 +36,20 @@ def visits(start_BI: Array, stop_BI: Array, plain_start_BI: Array, plain_stop_BI
         bound_BI.reshape(-1) for bound_BI in (start_BI, stop_BI, plain_start_BI, plain_stop_BI)
     )
     count_I = jnp.maximum(stop_I - start_I, 1)
-    end_I, length = jnp.cumsum(count_I), rows * held * streamed
-    block_W = jnp.repeat(jnp.arange(rows * held), count_I, total_repeat_length=length)
-    number_W = jnp.arange(length) - (end_I - count_I)[block_W]
-    streamed_W = jnp.minimum(start_I[block_W] + number_W, streamed - 1)
+    end_I = jnp.cumsum(count_I)
+    begin_I, block_I, number_W = end_I - count_I, jnp.arange(rows * held), jnp.arange(rows * held * streamed)
+    here_WI = (begin_I <= number_W[:, None]) & (number_W[:, None] < end_I)
+
+    def of_block(x_I: Array) -> Array:
+        """x_W. Sums of one number each: XLA makes a single pass of all of these, as it would not of gathers."""
+        return jnp.sum(jnp.where(here_WI, x_I, 0), axis=1)
+
+    streamed_W = number_W + of_block(start_I - begin_I)
     bits_W = (
-        FIRST * (number_W == 0)
-        + LAST * (number_W == count_I[block_W] - 1)
-        + NEEDED * (start_I < stop_I)[block_W]
-        + PLAIN * ((plain_start_I[block_W] <= streamed_W) & (streamed_W < plain_stop_I[block_W]))
+        FIRST * (number_W == of_block(begin_I))
+        + LAST * (number_W == of_block(end_I) - 1)
+        + NEEDED * of_block(start_I < stop_I)
+        + PLAIN * ((of_block(plain_start_I) <= streamed_W) & (streamed_W < of_block(plain_stop_I)))
     )
-    listed = Visits(block_W // held, block_W % held, streamed_W, bits_W, end_I[-1])
+    listed = Visits(of_block(block_I // held), of_block(block_I % held), streamed_W, bits_W, end_I[-1])
     return jax.tree.map(lambda x: x.astype(jnp.int32), listed)

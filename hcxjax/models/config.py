@@ -66,14 +66,14 @@ class DecoderConfig:
       attention_tile: (queries, keys) that the backend takes at a time; None for its own choice.
       context: where a row is divided over devices, how these come by each other's keys: 'gather' takes all at once,
         'ring' a device's at a time, in less memory.
-      remat: what the backward pass keeps of a layer: 'none' recomputes nothing; 'full' keeps only the layer's input;
-        'attention' keeps attention outputs and their log-sums, so that the kernel is not run again; 'dots' keeps these
-        and all weight matmuls; or names out of `TENSORS`, which are kept.
+      remat: what the backward pass keeps of a layer: 'none' recomputes nothing (in stages it is 'dots'); 'full' keeps
+        only the layer's input; 'attention' keeps attention outputs and their log-sums, so that the kernel is not run
+        again; 'dots' keeps these and all weight matmuls; or names out of `TENSORS`, which are kept.
       offload: names out of `TENSORS` that are kept in the host's memory; needs remat by name, without these names.
-      pipe_rows: where layers are divided over devices in stages, rows of a device that a stage takes at a time; fewer
+      pipe_rows: where layers are divided over devices in stages, rows of a device that a stage takes at a time. Fewer
         leave stages waiting less, as long as they keep a device busy. See `hcxjax.models.pipeline`.
-      pipe_repeats: groups of layers that each stage holds, and times that rows go round; more leave stages waiting less
-        and move rows more often. The layers must be a multiple of stages x repeats.
+      pipe_repeats: groups of layers that a stage holds, and times that rows go round. More leave stages waiting less,
+        and move rows more often.
       scan_unroll: layers unrolled in a step of the scan; more compiles longer and may run faster.
       init_std: standard deviation of the embedding; matmuls use fan-in scaling. The report discloses none: our choice.
     """

@@ -186,7 +186,7 @@ def _axis(length: int) -> str | None:
 
 
 def _taken() -> str | None:
-    """The mesh axis that divides the places, where a shard_map further out has divided them: each device has its own."""
+    """The mesh axis of the places, where a shard_map further out has divided them already."""
     manual = jax.sharding.get_abstract_mesh().manual_axes
     return next((axis for axis in axes_of("length") if axis in manual), None)
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.kernels.rotary import Angles
 from hcxjax.mesh import constrain
 from hcxjax.models.attention import KVCache, SelfAttention, Sight
@@ -152,7 +153,7 @@ class Decoder(nn.Module):
         x_BTD = rows_of(table_VD, tokens_BT, config.dtype) * config.embedding_multiplier
         x_BTD = constrain(x_BTD, "batch", "length", "activation_embed")
         angles = rotary_angles(positions_BT, config)
-        if stages_of(config) > 1 and cache is None and not self.is_initializing():
+        if stages_of(config) > 1 and isinstance(sight, AttentionPlan) and not self.is_initializing():
             weights = self.variables["params"]["layers"]
             x_BTD = pipelined(_layer_of(config), weights, x_BTD, angles, sight, config)
         else:

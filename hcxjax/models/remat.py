@@ -13,8 +13,8 @@ _BY_NAME: dict[str, Callable[..., bool]] = {
     "full": policies.nothing_saveable,
     "attention": _ATTENTION,
     "dots": _DOTS,
-    # Asked for in a pipeline alone. Some of what a layer computes, such as weights in another dtype, is the same for all
-    # microbatches, and would be kept for each.
+    # In a pipeline alone. Part of what a layer computes, such as weights in another dtype, is the same for all
+    # microbatches and would be kept for each.
     "none": _DOTS,
 }
 

@@ -1,7 +1,7 @@
 """Layers of a stack by number, inside a loop: their gradients are added where the weights lie, and no copy is kept.
 
-Left to itself, a loop that picks weights by a number it computes keeps what it picked, in every step, for the backward
-pass, and adds the gradient of a whole stack for every layer picked.
+Left to itself, the gradient of a loop that picks weights by a number it computes keeps what was picked in every step,
+and adds a gradient as large as the stack for every layer that was picked.
 """
 
 import dataclasses
@@ -9,81 +9,75 @@ from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from hcxjax.protocols import Array, Params, PyTree
 
 T = TypeVar("T")
 
 Layer: TypeAlias = Callable[[Array, Params, PyTree], Array]
-"""(x_BTD, weights of the layer, what it is given beside x) → y_BTD."""
+"""(x_BTD, its weights, what else it is given) → x_BTD."""
 
-Visit: TypeAlias = Callable[..., tuple[Array, Params]]
-"""(x_BTD, tally, weights of all layers, what all are given, number of the layer, of the microbatch) → (y_BTD, tally)."""
+Visit: TypeAlias = Callable[[Array, Params, Params, PyTree, Array, Array], tuple[Array, Params]]
+"""(x_BTD, tally, all weights, all that is given, number of the layer, number in what is given) → (x_BTD, tally)."""
 
 
-def at(stack: T, number: Array) -> T:
+def entry(stack: T, number: Array) -> T:
     """Entry `number` of every array of a tree."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), stack)
 
 
 @jax.custom_vjp
 def picked(stack: Array, number: Array) -> tuple[Array, Array]:
-    """(entry `number`, the stack), for a stack that a loop carries: its gradient is changed in that entry alone."""
-    return at(stack, number), stack
+    """(entry `number`, the stack), for a stack that a loop carries: its gradient changes in that entry alone."""
+    return entry(stack, number), stack
 
 
-def _picked_forward(stack: Array, number: Array):
-    return picked(stack, number), number
+def _picked_backward(number: Array, gradients: tuple[Array, Array]) -> tuple[Array, None]:
+    of_entry, of_stack = gradients
+    return of_stack.at[number].add(of_entry), None
 
 
-def _picked_backward(number: Array, gradients: tuple[Array, Array]):
-    entry, stack = gradients
-    return stack.at[number].add(entry), None
-
-
-picked.defvjp(_picked_forward, _picked_backward)
+picked.defvjp(lambda stack, number: (picked(stack, number), number), _picked_backward)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Again:
-    """Stands for the array of this place among those that are picked again in the backward pass."""
+    """Stands for an array that is picked again in the backward pass, by its place among all that are picked."""
 
     place: int
 
 
-def visiting(layer: Layer) -> Visit:
-    """`layer` with weights, and what else it is given, picked by number.
+def _stands(leaf: object) -> bool:
+    return isinstance(leaf, _Again)
 
-    What the backward pass needs of a visit is what `layer`'s own does, but for what was picked. The gradient of the
-    weights does not come by the weights but by `tally`, which is as large, starts as the weights themselves, and goes
-    through every visit of a loop unchanged: its gradient is one sum, in which each visit adds to its own layer's part.
+
+def visiting(layer: Layer) -> Visit:
+    """`layer`, which picks by number its weights and what else it is given.
+
+    The backward pass keeps what `layer`'s own would, but for what was picked. The gradient of the weights comes by way
+    of `tally`: it starts as the weights themselves and goes through all visits of a loop unchanged, so that its
+    gradient is one sum, to which each visit adds in its own layer's place. The weights that are read are constants.
     """
 
     @jax.custom_vjp
-    def visit(x_BTD: Array, tally: Params, weights: Params, given: PyTree, number: Array, microbatch: Array):
-        return layer(x_BTD, at(weights, number), at(given, microbatch)), tally
+    def visit(x_BTD: Array, tally: Params, weights: Params, given: PyTree, number: Array, place: Array):
+        return layer(x_BTD, entry(weights, number), entry(given, place)), tally
 
-    def forward(x_BTD: Array, tally: Params, weights: Params, given: PyTree, number: Array, microbatch: Array):
-        inputs = at(weights, number), at(given, microbatch)
-        y_BTD, pull = jax.vjp(layer, x_BTD, *inputs)
-        places = {id(leaf): _Again(place) for place, leaf in enumerate(jax.tree.leaves(inputs))}
-        kept = jax.tree.map(lambda leaf: places.get(id(leaf), leaf), pull)
-        return (y_BTD, tally), (kept, weights, given, number, microbatch)
+    def forward(x_BTD: Array, tally: Params, weights: Params, given: PyTree, number: Array, place: Array):
+        picks = entry(weights, number), entry(given, place)
+        y_BTD, pull = jax.vjp(layer, x_BTD, *picks)
+        known = {id(leaf): _Again(at) for at, leaf in enumerate(jax.tree.leaves(picks))}
+        kept = jax.tree.map(lambda leaf: known.get(id(leaf), leaf), pull)
+        return (y_BTD, tally), (kept, weights, given, number, place)
 
-    def backward(residuals, gradients: tuple[Array, Params]):
-        kept, weights, given, number, microbatch = residuals
-        d_BTD, tally = gradients
-        inputs = jax.tree.leaves((at(weights, number), at(given, microbatch)))
-        pull = jax.tree.map(
-            lambda leaf: inputs[leaf.place] if isinstance(leaf, _Again) else leaf,
-            kept,
-            is_leaf=lambda leaf: isinstance(leaf, _Again),
-        )
-        d_BTD, of_layer, _ = pull(d_BTD)
-        tally = jax.tree.map(lambda total, own: total.at[number].add(own), tally, of_layer)
-        return d_BTD, tally, None, None, None, None
+    def backward(residuals: tuple, gradients: tuple[Array, Params]):
+        kept, weights, given, number, place = residuals
+        picks = jax.tree.leaves((entry(weights, number), entry(given, place)))
+        pull = jax.tree.map(lambda leaf: picks[leaf.place] if _stands(leaf) else leaf, kept, is_leaf=_stands)
+        of_x, of_layer, _ = pull(gradients[0])
+        tally = jax.tree.map(lambda total, own: total.at[number].add(own), gradients[1], of_layer)
+        return of_x, tally, None, None, None, None
 
     visit.defvjp(forward, backward)
     return visit

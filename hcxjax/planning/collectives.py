@@ -66,7 +66,7 @@ def collectives(executed: Executed, mesh: Mapping[str, int], across: Mapping[str
         groups = _pairs(one) if kind == "collective-permute" else _groups(one, math.prod(mesh.values()))
         axes, whole = _axes(groups, mesh, ring=kind == "collective-permute")
         payload = _payload(kind, one)
-        sent = payload * _share(kind, groups.shape[1])
+        sent = payload * ring_share(kind, groups.shape[1])
         found.append(Collective(kind, axes, whole, payload, sent, times, largest.dtype, one.source))
     return tuple(found)
 
@@ -87,11 +87,11 @@ def _between_slices(one: Instruction, times: float, across: Mapping[str, int]) -
     slices, payload = math.prod(across.values()), one.shapes[0].size
     kind = "all-reduce" if "megascale_reduce_operation" in one.attributes else "collective-permute"
     axes = tuple(axis for axis, size in across.items() if size > 1)
-    sent = payload * _share(kind, slices)
+    sent = payload * ring_share(kind, slices)
     return Collective("send", axes, True, payload, sent, times, one.shapes[0].dtype, one.source)
 
 
-def _share(kind: str, members: int) -> float:
+def ring_share(kind: str, members: int) -> float:
     """Bytes a chip sends for each byte of payload, in a ring: Thakur et al. 2005, doi:10.1177/1094342005051521."""
     if kind == "collective-permute":
         return 1.0

@@ -12,6 +12,7 @@ from hcxjax.planning.collectives import KINDS, Collective, collectives
 from hcxjax.planning.hlo import Executed, Program
 from hcxjax.planning.matmuls import matmul_flops, unknown_kernels
 from hcxjax.planning.memory import Memory, sharded_bytes, state_bytes
+from hcxjax.planning.shares import Share
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 from hcxjax.planning.wiring import Wiring
@@ -75,7 +76,7 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
     said = program.memory_analysis()
     assert said is not None, "XLA says what a program takes on TPUs, GPUs and CPUs"
     return Compiled(
-        memory=_memory(said, Memory(parameters, optimizer, sharded_bytes(batch), *_kept(parsed, step), 0.0)),
+        memory=_memory(said, Memory(parameters, optimizer, sharded_bytes(batch), *_kept(parsed, step, layout), 0.0)),
         arguments=said.argument_size_in_bytes,
         collectives=collectives(executed, wiring.within, wiring.across),
         flops=matmul_flops(executed),
@@ -94,12 +95,12 @@ def _missed(program: Program, executed: Executed) -> list[str]:
     ]
 
 
-def _kept(program: Program, step: Step) -> tuple[float, float]:
+def _kept(program: Program, step: Step, layout: PodLayout) -> tuple[float, float]:
     """(bytes of activations, bytes of gradients) that the loops over layers lay down; 0 where layers are not known."""
     if not step.is_language_model:
         return 0.0, 0.0
     sizes = {False: 0.0, True: 0.0}
-    for loop, shape in program.stacked(step.model.num_layers // step.model.scan_unroll):
+    for loop, shape in program.stacked(Share.of(step, layout).turns):
         if loop.source.endswith("/while"):  # not those that XLA makes of one matmul and its collective
             sizes["transpose(" in loop.source] += shape.size
     return sizes[False], sizes[True]

@@ -55,5 +55,9 @@ def hardware_flops_per_token(model: DecoderConfig, length: int) -> float:
     matmuls = 2.0 * block_weights(model)
     more = 2.0 * model.num_layers * sum(size for name, size in matmul_weights(model).items() if name in again)
     scores = 4.0 * model.num_layers * model.num_heads * model.head_dim * length * attention_share(length)
-    head = 2.0 * model.vocab_size * model.embed_dim
-    return 3 * matmuls + more + (5.5 if "attention" in again else 4.5) * scores + 4 * head
+    return 3 * matmuls + more + (5.5 if "attention" in again else 4.5) * scores + head_flops_per_token(model)
+
+
+def head_flops_per_token(model: DecoderConfig) -> float:
+    """4v: logits, the same again, and backward twice as much."""
+    return 8.0 * model.vocab_size * model.embed_dim

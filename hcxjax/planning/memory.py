@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from hcxjax.planning.flops import TILE, recomputed
+from hcxjax.planning.flops import recomputed
 from hcxjax.planning.shares import Share
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
@@ -55,10 +55,10 @@ def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory
     """By arithmetic, for a language model.
 
       parameters, optimizer, batch   as they are sharded: exact
-      activations   L · tokens · `kept_bytes`
+      activations   L/p · tokens · `kept_bytes`, and of a stage's steps for nothing as much
       gradients     the bytes of the parameters that train, twice where microbatches are summed
       temporaries   the larger of what the head and what one block needs at once (`_head`, `_block`), and, where
-                    gradients are summed over data and divided over fsdp, whole ones (`_whole_gradients`)
+                    gradients are summed over data and divided over fsdp or stages, whole weights (`_whole`)
 
     Tests compare it with compiled programs; docs/planning.md says how far off it was.
 
@@ -71,9 +71,9 @@ def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory
         parameters,
         optimizer,
         batch=sharded_bytes(layout.abstract_batch(step.shapes)),
-        activations=step.model.num_layers * share.tokens * kept_bytes(share, step.model.remat),
+        activations=share.layers * share.waiting * share.tokens * kept_bytes(share, share.model.remat),
         gradients=sharded_bytes(state.params) * (2 if share.microbatches > 1 else 1),
-        temporaries=max(_head(share, step.objective.loss_chunk), _block(share)) + _whole_gradients(share, layout),
+        temporaries=max(_head(share, step.objective.loss_chunk), _block(share)) + _whole(share, layout),
     )
 
 
@@ -109,14 +109,20 @@ def _head(share: Share, chunk: int | None) -> float:
 
 
 def _block(share: Share) -> float:
-    """Activations of one block as if nothing were computed again, scores of a tile, and gathered weights."""
-    scores = 8.0 * share.tokens * share.model.num_heads / share.tensor * min(share.length, TILE)
-    weights = share.width * share.weights / share.model.num_layers
-    return share.tokens * kept_bytes(share, "none") + scores + 2 * weights
+    """Activations of one block as if nothing were computed again, and gathered weights. Kernels keep scores to
+    themselves."""
+    rows = share.tokens if share.stages == 1 else share.tokens / share.schedule.microbatches
+    return rows * kept_bytes(share, "none") + 2 * share.width * share.weights / share.layers
 
 
-def _whole_gradients(share: Share, layout: PodLayout) -> float:
-    """XLA for TPUs does not scatter what it also has to sum over a second axis: it sums it whole, and then cuts."""
+def _whole(share: Share, layout: PodLayout) -> float:
+    """Weights and gradients that are whole along fsdp and context for longer than a block.
+
+    A pipeline gathers a stage's weights once, in float32, and sums their gradient beside. XLA for TPUs does not scatter
+    what it also has to sum over a second axis: it sums it whole, and then cuts.
+    """
+    if share.stages > 1:
+        return 12 * share.weights
     if layout.sizes["data"] == 1 or layout.sizes["fsdp"] * layout.sizes["context"] == 1:
         return 0.0
-    return 4 * share.table + 2 * share.width * share.weights / share.model.num_layers
+    return 4 * share.table + 2 * share.width * share.weights / share.layers

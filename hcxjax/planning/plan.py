@@ -6,10 +6,10 @@ from typing import Any
 
 from hcxjax.planning.collectives import Collective
 from hcxjax.planning.compiled import Compiled, compile_step
-from hcxjax.planning.flops import hardware_flops_per_token
 from hcxjax.planning.memory import Memory, estimated_memory, sharded_bytes
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.roofline import Roofline
+from hcxjax.planning.shares import Share
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 from hcxjax.planning.traffic import estimated_collectives, moved_bytes
@@ -138,7 +138,7 @@ def estimate(step: Step, site: Site) -> Plan:
     _ = step.objective
     pod, layout = site.pod, site.layout
     layout.check_batch(step.rows, step.recipe.accumulate)
-    flops = _hardware_flops(step) / pod.devices
+    flops = Share.of(step, layout).flops
     collectives = estimated_collectives(step, pod, layout)
     moved = moved_bytes(step, layout, sharded_bytes(site.state.params))
     return Plan(
@@ -157,11 +157,6 @@ def _resolved(step: Step, layout: PodLayout) -> Step:
     return dataclasses.replace(step, layout=dataclasses.replace(step.layout, **layout.sizes))
 
 
-def _hardware_flops(step: Step) -> float:
-    """By arithmetic, of all devices; the model's own where the arithmetic does not know the objective."""
-    return hardware_flops_per_token(step.model, step.length) * step.tokens if step.is_language_model else step.flops
-
-
 def compiled_plan(step: Step, pod: Pod, devices: list[Any]) -> Plan:
     """From the program that XLA compiles for `devices` (`compile_only_devices`), which takes minutes.
 
@@ -177,10 +172,12 @@ def compiled_plan(step: Step, pod: Pod, devices: list[Any]) -> Plan:
     wiring = Wiring.of(pod, layout.sizes)
     layout.check_batch(step.rows, step.recipe.accumulate)
     compiled = compile_step(step, layout, wiring)
-    moved = 0.0
+    flops, moved = compiled.flops, 0.0
     if step.is_language_model:
         moved = moved_bytes(step, layout, compiled.memory.parameters)
-    flops = max(compiled.flops, _hardware_flops(step) / pod.devices) if compiled.uncounted else compiled.flops
+    if compiled.uncounted:
+        least = Share.of(step, layout).flops if step.is_language_model else step.flops / pod.devices
+        flops = max(flops, least)
     roofline = Roofline.of(pod, wiring, flops, moved, compiled.collectives, step.eight_bits)
     step = _resolved(step, layout)
     return Plan(step, pod, COMPILED, compiled.memory, compiled.collectives, flops, roofline, compiled)

@@ -11,7 +11,7 @@ from hcxjax.planning.plan import Plan, Site, estimate
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.step import Step
 
-SEARCHED: tuple[str, ...] = ("data", "fsdp", "context", "tensor")
+SEARCHED: tuple[str, ...] = ("pipe", "data", "fsdp", "context", "tensor")
 """Mesh axes whose sizes are varied; the others stay as the run has them."""
 
 FULL = 0.9
@@ -116,7 +116,7 @@ def _possible(step: Step, axes: Mapping[str, int]) -> bool:
         "tensor": (model.num_heads, model.mlp_dim, model.vocab_size),
         # Of a row, a device has two chunks.
         "context": (max(1, step.length // (2 * TILE)),),
-        "pipe": (model.num_layers,),
+        "pipe": (max(1, model.num_layers // model.pipe_repeats),),
     }
     return all(size % axes.get(axis, 1) == 0 for axis, sizes in divided.items() for size in sizes)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from hcxjax.planning.collectives import Collective
+from hcxjax.planning.collectives import Collective, ring_share
 from hcxjax.planning.flops import recomputed
 from hcxjax.planning.memory import kept_bytes
 from hcxjax.planning.pods import Pod
@@ -16,51 +16,65 @@ ARITHMETIC = "arithmetic"
 
 
 def estimated_collectives(step: Step, pod: Pod, layout: PodLayout) -> tuple[Collective, ...]:
-    """By mesh axis, for a language model; w bytes a number, P the blocks' weights, V·D a table, t tensor, c context.
+    """By mesh axis, for a language model; w bytes a number, P the blocks' weights, V·D a table, t, c, p the sizes of
+    tensor, context and pipe.
 
     For each microbatch:
 
       fsdp and context   gathers w·P/t twice (forward, backward), half as much again of what is computed again, and
-                         scatters their gradient, as much; gathers the head, w·V·D/t, and the embedding, 4·V·D/t;
-                         reduces the gradients of both in float32
-      data               reduces the gradients of what a device holds, w·P/t and 8·V·D/t over fsdp·context
+                         scatters their gradient, as much; gathers the head, w·V·D/(t·p), and the embedding,
+                         4·V·D/(t·p); reduces the gradients of both in float32
+      data               reduces the gradients of what a device holds, w·P/t and 8·V·D/(t·p) over fsdp·context
       context            gathers the keys and values of whole rows in every block, 2w·c·tokens·K·H/t, forward and where
                          attention is computed again, and scatters their gradients
       tensor             reduces w·tokens·D, twice a block forward, twice backward, for `output` and `down` computed
                          again, and for the embedding; 4·tokens·D for the head
+      pipe               sends w·D of a row on after every step, forward and backward, and sums w·tokens·D at the end;
+                         a stage's weights, 4·P/(t·p), are gathered once and their gradient reduced once
 
     Along axes that take up a whole closed 3D torus, XLA reduces where it would gather or scatter, and so sends twice as
     much (libtpu 0.0.42, v5p:4x4x4 and larger; axes that leave some of the torus to another are gathered). So it does
     with gradients that are summed over data too.
     """
     share, sizes = Share.of(step, layout), layout.sizes
-    times, layers = share.microbatches, step.model.num_layers
-    blocks, table = share.width * share.weights, share.table
     parts = sizes["fsdp"] * sizes["context"]
     torus = pod.chip.torus == 3 and pod.rings(0) and parts == pod.devices
     gather = "all-reduce" if torus else "all-gather"
-    scatter = "all-reduce" if torus or sizes["data"] > 1 else "reduce-scatter"
-    again = recomputed(step.model)
+    scatter = "all-reduce" if torus or sizes["data"] > 1 or share.stages > 1 else "reduce-scatter"
     divided = tuple(axis for axis in ("fsdp", "context") if sizes[axis] > 1)
-    rows = 2 * share.width * share.context * share.tokens * share.keys
-    of_tensor = share.width * share.tokens * step.model.embed_dim
+    blocks = (4 if share.stages > 1 else share.width) * share.weights
+    gathers = 1.0 if share.stages > 1 else 2 + share.computed_again / 2
     found = [
-        _along(divided, gather, blocks, times * (2 + share.computed_again / 2), sizes),
-        _along(divided, scatter, blocks, times, sizes),
-        _along(divided, gather, (share.width + 4) * table, times, sizes),
-        _along(divided, "all-reduce", 8 * table, times, sizes),
-        _along(("data",), "all-reduce", (blocks + 8 * table) / parts, times, sizes),
-        _along(("context",), "all-gather", rows, times * layers * (1 + ("attention" in again)), sizes),
-        _along(("context",), "reduce-scatter", rows, times * layers, sizes),
-        _along(("tensor",), "all-reduce", of_tensor, times * layers * (4 + len(again & {"output", "down"})), sizes),
-        _along(("tensor",), "all-reduce", of_tensor + 4 * share.tokens * step.model.embed_dim, times, sizes),
+        (divided, gather, blocks, gathers),
+        (divided, scatter, blocks, 1),
+        (divided, gather, (share.width + 4) * share.table, 1),
+        (divided, "all-reduce", 8 * share.table, 1),
+        (("data",), "all-reduce", (blocks + 8 * share.table) / parts, 1),
+        *_of_blocks(share),
     ]
-    return tuple(one for one in found if one.total > 0)
+    made = (_along(axes, kind, payload, times * share.microbatches, sizes) for axes, kind, payload, times in found)
+    return tuple(one for one in made if one.total > 0)
+
+
+def _of_blocks(share: Share) -> list[tuple[tuple[str, ...], str, float, float]]:
+    """(axes, kind, payload, times a microbatch) of what the blocks of a device send."""
+    again, embed = recomputed(share.model), share.model.embed_dim
+    keys, residual = 2 * share.width * share.context * share.tokens * share.keys, share.width * share.tokens * embed
+    visits = share.layers * share.waiting
+    steps, a_row = share.schedule.steps, residual / share.schedule.microbatches
+    return [
+        (("context",), "all-gather", keys, visits * (1 + ("attention" in again))),
+        (("context",), "reduce-scatter", keys, visits),
+        (("tensor",), "all-reduce", residual, visits * (4 + len(again & {"output", "down"}))),
+        (("tensor",), "all-reduce", residual + 4 * share.tokens * embed, 1),
+        (("pipe",), "collective-permute", a_row, 2 * steps),
+        (("pipe",), "all-reduce", residual, 2),
+    ]
 
 
 def _along(axes: tuple[str, ...], kind: str, payload: float, times: float, sizes: Mapping[str, int]) -> Collective:
     members = math.prod(sizes[axis] for axis in axes)
-    sent = payload * (members - 1) / members * (2 if kind == "all-reduce" else 1)
+    sent = payload * ring_share(kind, members) if members > 1 else 0.0
     return Collective(kind, axes, True, payload, sent, times, "", ARITHMETIC)
 
 
@@ -70,7 +84,7 @@ def moved_bytes(step: Step, layout: PodLayout, trained: float) -> float:
       weights       m·w·P/t for each of forward, backward and what is computed again
       optimizer     28 for each number that trains and that the device holds: gradient, parameter and Adam's two moments
                     read, three of them written; 8·m for the gradient's sum
-      activations   m·L·tokens·(2·kept + 2·dots·passes): what is kept is written and read, and every matmul of a block
+      activations   m·L/p·tokens·(2·kept + 2·dots·passes): what is kept is written and read, and every matmul of a block
                     writes what `remat='dots'` would keep and the next one reads it, forward, again, and twice backward
 
     Logits and scores are left out: a kernel need not write them. So it is a lower bound.
@@ -81,7 +95,7 @@ def moved_bytes(step: Step, layout: PodLayout, trained: float) -> float:
     share = Share.of(step, layout)
     again = share.computed_again
     weights = share.width * share.weights * (2 + again)
-    activations = 2 * kept_bytes(share, step.model.remat) + 2 * (3 + again) * kept_bytes(share, "dots")
+    activations = 2 * kept_bytes(share, share.model.remat) + 2 * (3 + again) * kept_bytes(share, "dots")
     return share.microbatches * (weights + step.model.num_layers * share.tokens * activations) + trained / 4 * (
         28 + 8 * share.microbatches
     )

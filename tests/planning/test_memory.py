@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import pytest
 
+from hcxjax.planning.flops import block_weights
 from hcxjax.planning.memory import estimated_memory, kept_bytes, sharded_bytes, state_bytes
 from hcxjax.planning.plan import Site
 from hcxjax.planning.pods import Pod
@@ -58,6 +59,15 @@ def test_keeping_more_takes_more_and_dividing_takes_less(step_of, billion):
     assert by_remat == sorted(by_remat, reverse=True)
     assert total(fsdp=64, accumulate=4) < total(fsdp=64)
     assert total(fsdp=64) < total(fsdp=16, data=4)
+
+
+def test_a_pipeline_keeps_a_stage_s_weights_whole(step_of, billion):
+    def temporaries(**sizes):
+        step = step_of(billion, rows=64, length=4096).changed({"data": 1, **sizes}, 1, "full")
+        here = site(step)
+        return estimated_memory(step, here.layout, here.state).temporaries
+
+    assert temporaries(fsdp=8, tensor=4, pipe=2) > 12 * block_weights(billion) / 8
 
 
 def test_the_estimate_is_near_a_compiled_program(compiled, estimated):

@@ -32,7 +32,7 @@ def test_every_plan_fits_and_the_best_is_first(found):
 def test_every_variant_divides_what_it_must(found, billion):
     for plan in next(iter(found.values())).plans:
         sizes = {name.partition(".")[2]: size for name, size in plan.step.bindings().items() if "Layout" in name}
-        assert sizes["data"] * sizes["fsdp"] * sizes["context"] * sizes["tensor"] == 16
+        assert sizes["pipe"] * sizes["data"] * sizes["fsdp"] * sizes["context"] * sizes["tensor"] == 16
         assert billion.embed_dim % sizes["fsdp"] == 0 and billion.num_heads % sizes["tensor"] == 0
         assert 16 % (sizes["data"] * sizes["fsdp"] * plan.step.recipe.accumulate) == 0
         assert 4096 % (1024 * sizes["context"]) == 0
@@ -69,5 +69,5 @@ def test_what_fits_nowhere_is_told_with_numbers(step_of, billion):
     huge, pod = dataclasses.replace(billion, num_layers=2000), Pod.parse("v5e:4x4")
     with pytest.raises(ValueError, match=r"fits on none of these pods: v5e:4x4 has 16\.9 GB a device and the least is"):
         pick(search(step_of(huge, rows=16, length=4096), [pod]))
-    with pytest.raises(ValueError, match=r"no mesh over data, fsdp, context, tensor divides v5e:4x4"):
+    with pytest.raises(ValueError, match=r"no mesh over pipe, data, fsdp, context, tensor divides v5e:4x4"):
         search(step_of(dataclasses.replace(billion, num_heads=1, num_kv_heads=1), rows=1), [pod])

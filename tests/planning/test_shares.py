@@ -23,6 +23,15 @@ def test_fewer_kv_heads_than_devices_are_held_by_several(step_of, billion):
     assert share(step_of, billion, data=1, fsdp=8, tensor=8).keys == 128
 
 
+def test_stages_divide_layers_and_wait(step_of, billion):
+    one, piped = (share(step_of, billion, data=1, fsdp=64 // stages, pipe=stages) for stages in (1, 2))
+    assert (piped.layers, one.layers, one.waiting, one.turns) == (9, 18, 1, 18)
+    assert piped.weights == one.weights / 2 and piped.tokens == 2 * one.tokens
+    assert piped.waiting == pytest.approx((2 + 1) / 2) and piped.turns == 3  # two rows through two stages
+    head = 8.0 * 100352 * 2048 * one.tokens
+    assert piped.flops - head == pytest.approx(1.5 * (one.flops - head))
+
+
 @pytest.mark.parametrize(
     ("remat", "again"),
     [("none", 0), ("dots", 0), ("attention", 1), ("full", 1), (("gate", "up"), 1 - 2 * 5632 / (3 * 5632 + 5120))],

@@ -59,6 +59,16 @@ def test_a_divided_row_gathers_keys_and_values(step_of, billion):
     assert ("fsdp", "context") in {one.axes for one in estimated(step)}
 
 
+def test_stages_pass_rows_on(step_of, billion):
+    step = step_of(billion, rows=64, length=4096, data=1, fsdp=8, tensor=4, pipe=2)
+    residual = 2 * 8 * 4096 * 2048
+    passed, summed = (one for one in estimated(step) if one.axes == ("pipe",))
+    assert (passed.kind, passed.payload, passed.times) == ("collective-permute", residual / 8, 2 * 9)
+    assert (summed.kind, summed.payload, summed.times) == ("all-reduce", residual, 2)
+    gathered = next(one for one in estimated(step) if one.axes == ("fsdp",))
+    assert (gathered.payload, gathered.times) == (4 * block_weights(billion) / 8, 1), "once, in float32"
+
+
 def test_traffic_is_near_that_of_a_compiled_program(compiled, estimated):
     """XLA on a CPU gathers and sums as the arithmetic says, and adds little of its own."""
     ours, theirs = by_axes(estimated.collectives), by_axes(compiled.collectives)

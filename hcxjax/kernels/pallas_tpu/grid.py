@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from hcxjax.kernels.plan import AttentionPlan
-from hcxjax.kernels.visits import FIRST, LAST, NEEDED, PLAIN, Visits
+from hcxjax.kernels.visits import FIRST, LAST, NEEDED, PLAIN, Visits, visits
 from hcxjax.protocols import Array
 
 SCALAR_MEMORY = 2**20
@@ -84,17 +84,16 @@ class Walk:
         Raises:
           ValueError: the list does not fit into scalar memory.
         """
-        plan = self.plan if self.plan.kv_visits is not None else self.plan.listed()
-        listed = plan.kv_visits if self.holds == "queries" else plan.q_visits
-        assert listed is not None
-        length, most = len(listed.rows_W), SCALAR_MEMORY // 16
+        (rows, q_blocks), kv_blocks = self.plan.kv_spans.start.shape, self.plan.q_spans.start.shape[1]
+        length, most = rows * q_blocks * kv_blocks, SCALAR_MEMORY // 16
         if length >= most:
-            (rows, q_blocks), kv_blocks = plan.kv_spans.start.shape, plan.q_spans.start.shape[1]
             raise ValueError(
                 f"{rows} rows of {q_blocks} x {kv_blocks} tiles are {length}; a TPU kernel lists fewer than "
                 f"{most}: larger tiles (DecoderConfig.attention_tile), or fewer rows at once (Experiment.accumulate)"
             )
-        return listed
+        if self.holds == "queries":
+            return visits(*self.plan.kv_spans, kv_blocks)
+        return visits(*self.plan.q_spans, q_blocks)
 
     def at(self, point: tuple[Any, ...], scalars: Scalars) -> dict[str, Any]:
         """By letter, the index of the row, head or block."""

@@ -14,7 +14,6 @@ SCALE = 0.3
 TILE = Tile(16, 16)
 NAMES = ("o", "lse", "dq", "dk", "dv")
 planned = jax.jit(attention_plan, static_argnums=1)
-listed = jax.jit(lambda ids, tile: attention_plan(ids, tile).listed(), static_argnums=1)
 interpreted = functools.partial(pallas_tpu_attention, interpret=True)
 
 

@@ -18,7 +18,6 @@ from tests.kernels.pallas_tpu.cases import (
     arrays,
     exact,
     interpreted,
-    listed,
     output_and_gradients,
     packings,
     planned,
@@ -34,7 +33,7 @@ def assert_near(ours, theirs, atol):
 def hundred():
     """100 random packings, their arrays, and what the kernels make of them; the length is no multiple of a tile."""
     segments = packings(100, 45)
-    plan, inputs = listed(segments, TILE), arrays(segments, 2, 1, 16)
+    plan, inputs = planned(segments, TILE), arrays(segments, 2, 1, 16)
     return segments, plan, inputs, output_and_gradients(*inputs, plan)
 
 
@@ -58,7 +57,7 @@ def test_a_packed_row_is_its_documents_alone(hundred):
     row = int(np.argmax(segments.max(axis=1) * (segments[:, -1] == 0)))
     apart = np.where(segments[row] == np.arange(1, 101)[:, None], 1, 0).astype(np.int32)
     inputs = jax.tree.map(lambda x: jnp.broadcast_to(x[row], x.shape), (qkv, angles, gradients))
-    alone = output_and_gradients(*inputs, listed(apart, TILE))
+    alone = output_and_gradients(*inputs, planned(apart, TILE))
     assert segments[row].max() > 3
     for one, other, what in zip(packed, alone, NAMES, strict=True):
         np.testing.assert_allclose(np.sum(other, axis=0), one[row], atol=2e-6, err_msg=what)
@@ -101,7 +100,7 @@ def test_what_is_skipped_is_not_read(hundred):
     """NaN in a document whose edges are edges of tiles: nothing else sees it, forward and backward."""
     _, _, inputs, _ = hundred
     segments = np.broadcast_to(np.repeat([1, 2, 3], [16, 16, 13]).astype(np.int32), (100, 45))
-    plan, (qkv, angles, (do, dlse)) = listed(segments, TILE), inputs
+    plan, (qkv, angles, (do, dlse)) = planned(segments, TILE), inputs
     clean = output_and_gradients(qkv, angles, (do, dlse), plan)
     *poisoned, bad_do = (x.at[:, 16:32].set(jnp.nan) for x in (*qkv, do))
     for one, other, what in zip(

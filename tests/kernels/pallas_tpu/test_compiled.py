@@ -37,7 +37,10 @@ def against_splash(pallas_tpu, splash):
 
 @pytest.mark.parametrize("chip", CHIPS)
 def test_golden_pages_are_within_the_bars(chip):
-    cases = json.loads((GOLDEN / f"{chip}.json").read_text(encoding="utf-8"))["cases"]
+    page = GOLDEN / f"{chip}.json"
+    if not page.exists():
+        pytest.skip(f"{page.name} has not been made yet: python -m tools.bench bundles --json tests/golden/kernels")
+    cases = json.loads(page.read_text(encoding="utf-8"))["cases"]
     assert len(cases) == 4
     for both in cases.values():
         against_splash(**both)

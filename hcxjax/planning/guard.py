@@ -1,0 +1,116 @@
+"""What the start of a run refuses: a mesh that does not divide the model, and more memory than a device has."""
+
+import logging
+import math
+from collections.abc import Mapping
+
+import jax
+
+from hcxjax.chips import GIB, chip_of
+from hcxjax.mesh import Layout, unbox
+from hcxjax.planning.memory import estimated_memory, sharded_bytes, state_bytes
+from hcxjax.planning.step import Step
+from hcxjax.planning.topology import PodLayout
+from hcxjax.update import Recipe, abstract_state
+
+_log = logging.getLogger(__name__)
+
+MOST_COPIES = 0.05
+"""Share of a device's parameters that it may hold because a dimension did not divide, such as the few KV heads' own."""
+
+ALWAYS_DIVIDED = ("heads", "mlp")
+"""Logical axes whose work every device would do whole, if it held them whole."""
+
+
+def check_start(recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None) -> None:
+    """Looks at shapes and devices, makes no array.
+
+    Args:
+      shapes: of the batch's arrays, where they are known before data is read.
+    Raises:
+      ValueError: names the axis, the size, and what to change.
+    """
+    if len(layout.chosen) > 1:
+        _check_division(recipe, layout)
+    if shapes is not None and "tokens_BT" in shapes:
+        _check_length(layout, shapes["tokens_BT"].shape[1])
+    limit = device_memory(layout)
+    if limit is not None:
+        _check_memory(recipe, layout, shapes, limit)
+
+
+def device_memory(layout: Layout) -> float | None:
+    """Bytes that a program may take of a device: as the device says, else by the table of chips; None of a CPU."""
+    device = layout.chosen[0]
+    if device.platform == "cpu":
+        return None
+    told = device.memory_stats() if device.process_index == jax.process_index() else None
+    if told and "bytes_limit" in told:
+        return float(told["bytes_limit"])
+    chip = chip_of(device.device_kind)
+    return None if chip is None else chip.memory / chip.devices
+
+
+def _check_division(recipe: Recipe, layout: Layout) -> None:
+    boxed = jax.eval_shape(recipe.objective.init, jax.random.key(0))
+    held = sharded_bytes(
+        jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            unbox(boxed),
+            layout.param_shardings(boxed),
+        )
+    )
+    copies = 0.0
+    undivided = layout.undivided(boxed)
+    for found in undivided:
+        if found.logical in ALWAYS_DIVIDED:
+            raise ValueError(f"{found}: each device would do the work of all")
+        copies += found.bytes * (1 - 1 / found.parts)
+    if copies > MOST_COPIES * held and copies > GIB / 4:
+        largest = max(undivided, key=lambda found: found.bytes)
+        raise ValueError(
+            f"of {held / GIB:.2f} GiB of parameters a device, {copies / GIB:.2f} are copies of what others hold; "
+            f"at most {MOST_COPIES:.0%} may be. The largest: {largest}"
+        )
+
+
+def _check_length(layout: Layout, length: int) -> None:
+    axes = layout.sharding("length").spec
+    names = jax.tree.leaves(tuple(axes))
+    parts = math.prod(layout.mesh.shape[name] for name in names)
+    if parts > 1 and length % (2 * parts):
+        raise ValueError(
+            f"LENGTH is {length}; it must be a multiple of {2 * parts}, two chunks a device "
+            f"(Layout.{names[0]} is {parts})"
+        )
+
+
+def _check_memory(
+    recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None, limit: float
+) -> None:
+    state = abstract_state(recipe, layout)
+    parameters, optimizer = state_bytes(state)
+    gradients = sharded_bytes(state.params) * (2 if recipe.accumulate > 1 else 1)
+    certain = parameters + optimizer + gradients
+    if certain > limit:
+        raise ValueError(
+            f"a device holds {limit / GIB:.1f} GiB; parameters ({parameters / GIB:.1f}), optimizer "
+            f"({optimizer / GIB:.1f}) and gradients ({gradients / GIB:.1f}) alone take {certain / GIB:.1f}. "
+            "Divide them over more devices: "
+            f"Layout.fsdp is {layout.fsdp}, Layout.tensor {layout.tensor}, Layout.pipe {layout.pipe}"
+        )
+    step = Step(recipe, layout, shapes or {})
+    if not step.is_language_model:
+        return
+    memory = estimated_memory(step, PodLayout.over(layout, layout.chosen), state)
+    if memory.total > limit:
+        _log.warning(
+            "by arithmetic a device needs %.1f GiB (state %.1f, activations %.1f, temporaries %.1f) and has %.1f: "
+            "more ACCUMULATE, DecoderConfig.remat = 'full' or a smaller BATCH take less; tools/plan.py compiles it, to "
+            "be sure",
+            memory.total / GIB,
+            certain / GIB,
+            memory.activations / GIB,
+            memory.temporaries / GIB,
+            limit / GIB,
+        )

@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -30,10 +31,8 @@ from hcxjax.protocols import Shaped
 from hcxjax.tracking import quiet_libraries
 from hcxjax.train import Experiment
 
-COMPILED_BEST = 3
-"""Variants of a search that are compiled; the first that compiles and fits is the plan."""
-
 SHOWN = 10
+"""Variants of a search that are listed."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,8 +52,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--slices", type=int, default=1, help="slices of that topology (default: %(default)s)")
     add("--tokens", type=float, metavar="N", help="a budget, for days and chip-hours")
+    add("--days", type=float, metavar="N", help="with --tokens and --search: takes the smallest pod that is in time")
     add("--phase", type=int, default=0, metavar="N", help="of a run with several, from 0 (default: %(default)s)")
-    add("--search", action="store_true", help=f"tries variants by arithmetic and compiles the best {COMPILED_BEST}")
+    add("--search", action="store_true", help="tries variants by arithmetic and compiles the best")
+    add("--compile", type=int, default=3, metavar="N", help="variants of a search to compile (default: %(default)s)")
     add("--arithmetic", action="store_true", help="compiles nothing")
     add("--quick", action="store_true", help="XLA tries less hard: minutes less, other memory and collectives")
     add("--target_config", type=Path, metavar="FILE", help="XLA's description of a GPU (GpuTargetConfigProto, text)")
@@ -99,7 +100,7 @@ def planned(step: Step, options: argparse.Namespace) -> tuple[Plan, list[str]]:
 def searched(step: Step, pods: list[Pod], options: argparse.Namespace) -> tuple[Plan, list[str]]:
     """The first of the best variants that compiles, on the pod that is picked."""
     found = search(step, pods)
-    best = pick(found)
+    best = pick(found, options.tokens, options.days)
     plans = found[best.pod].plans
     lines = candidates(plans[:SHOWN], sum(tried.tried for tried in found.values()))
     if len(pods) > 1:
@@ -107,9 +108,19 @@ def searched(step: Step, pods: list[Pod], options: argparse.Namespace) -> tuple[
         lines += ["", f"Picked: {best.pod.described}, of these pods:", "", *candidates(firsts, len(firsts))[2:]]
     if options.arithmetic:
         return best, lines
-    devices, fits = compile_only_devices(best.pod, options.target_config), []
-    lines += ["", f"The best {COMPILED_BEST}, compiled:", ""]
-    for plan in plans[:COMPILED_BEST]:
+    compiled, told = compiled_best(plans, options)
+    return compiled, [*lines, "", "Compiled, the best first:", "", *told]
+
+
+def compiled_best(plans: Sequence[Plan], options: argparse.Namespace) -> tuple[Plan, list[str]]:
+    """(the best of the first variants that compile, a line about each). Those that turn out not to fit are passed over.
+
+    Raises:
+      ValueError: three times as many as were asked for do not fit.
+    """
+    devices = compile_only_devices(plans[0].pod, options.target_config)
+    fits, lines = [], []
+    for plan in plans[: 3 * options.compile]:
         try:
             compiled = compiled_plan(plan.step, plan.pod, devices)
         except DoesNotFitError as error:
@@ -120,6 +131,8 @@ def searched(step: Step, pods: list[Pod], options: argparse.Namespace) -> tuple[
             f"- {bindings(plan)}: {compiled.memory.total / 1e9:.1f} GB ({plan.memory.total / 1e9:.1f} estimated), at "
             f"least {compiled.roofline.bound * 1e3:,.1f} ms ({plan.roofline.bound * 1e3:,.1f} estimated)"
         )
+        if len(fits) == options.compile:
+            break
     if not fits:
         raise ValueError("\n".join([*lines, "none of them fits: the estimate was too low; take more chips"]))
     return min(fits, key=lambda plan: plan.roofline.ranking), lines

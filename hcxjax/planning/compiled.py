@@ -11,7 +11,7 @@ import jaxlib.version
 from hcxjax.planning.collectives import KINDS, Collective, collectives
 from hcxjax.planning.hlo import Executed, Program
 from hcxjax.planning.matmuls import matmul_flops, unknown_kernels
-from hcxjax.planning.memory import Memory, sharded_bytes, state_bytes
+from hcxjax.planning.memory import Held, Memory
 from hcxjax.planning.shares import Share
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
@@ -72,11 +72,11 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
         seconds = time.monotonic() - started
     parsed = Program.parse(program.as_text() or "")
     executed = parsed.executed()
-    parameters, optimizer = state_bytes(state)
+    held = Held.of(state, batch)
     said = program.memory_analysis()
     assert said is not None, "XLA says what a program takes on TPUs, GPUs and CPUs"
     return Compiled(
-        memory=_memory(said, Memory(parameters, optimizer, sharded_bytes(batch), *_kept(parsed, step, layout), 0.0)),
+        memory=_memory(said, Memory(held.parameters, held.optimizer, held.batch, *_kept(parsed, step, layout), 0.0)),
         arguments=said.argument_size_in_bytes,
         collectives=collectives(executed, wiring.within, wiring.across),
         flops=matmul_flops(executed),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 
@@ -45,13 +46,29 @@ def sharded_bytes(tree: PyTree) -> float:
     )
 
 
-def state_bytes(state: TrainState) -> tuple[float, float]:
-    """(bytes of the parameters, bytes of the optimizer and the counters) on one device."""
-    parameters = sharded_bytes(state.whole)
-    return parameters, sharded_bytes(state.saved()) + sharded_bytes(state.frozen) - parameters
+class Held(NamedTuple):
+    """Bytes on one device of what an update is given, exactly.
+
+    Attributes:
+      parameters: all of them.
+      trained: those that train.
+      optimizer: its state, and the counters.
+      batch: the rows.
+    """
+
+    parameters: float
+    trained: float
+    optimizer: float
+    batch: float
+
+    @classmethod
+    def of(cls, state: TrainState, batch: PyTree) -> "Held":
+        """Of abstract arrays with shardings."""
+        trained, frozen = sharded_bytes(state.params), sharded_bytes(state.frozen)
+        return cls(trained + frozen, trained, sharded_bytes(state.saved()) - trained, sharded_bytes(batch))
 
 
-def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory:
+def estimated_memory(step: Step, layout: PodLayout, held: Held) -> Memory:
     """By arithmetic, for a language model.
 
       parameters, optimizer, batch   as they are sharded: exact
@@ -61,18 +78,14 @@ def estimated_memory(step: Step, layout: PodLayout, state: TrainState) -> Memory
                     gradients are summed over data and divided over fsdp or stages, whole weights (`_whole`)
 
     Tests compare it with compiled programs; docs/planning.md says how far off it was.
-
-    Args:
-      state: abstract, with the layout's shardings.
     """
     share = Share.of(step, layout)
-    parameters, optimizer = state_bytes(state)
     return Memory(
-        parameters,
-        optimizer,
-        batch=sharded_bytes(layout.abstract_batch(step.shapes)),
+        held.parameters,
+        held.optimizer,
+        held.batch,
         activations=share.layers * share.waiting * share.tokens * kept_bytes(share, share.model.remat),
-        gradients=sharded_bytes(state.params) * (2 if share.microbatches > 1 else 1),
+        gradients=held.trained * (2 if share.microbatches > 1 else 1),
         temporaries=max(_head(share, step.objective.loss_chunk), _block(share)) + _whole(share, layout),
     )
 

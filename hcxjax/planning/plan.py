@@ -6,7 +6,7 @@ from typing import Any
 
 from hcxjax.planning.collectives import Collective
 from hcxjax.planning.compiled import Compiled, compile_step
-from hcxjax.planning.memory import Memory, estimated_memory, sharded_bytes
+from hcxjax.planning.memory import Held, Memory, estimated_memory
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.roofline import Roofline
 from hcxjax.planning.shares import Share
@@ -103,24 +103,29 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A mesh on a pod, with the state laid out on it: what variants of a step share that differ in nothing else.
+    """A mesh on a pod: what variants of a step share that differ in nothing else.
 
     Attributes:
-      layout: over stand-ins for the devices.
-      state: abstract.
+      layout: over as many devices as the pod has.
+      held: by each of them.
     """
 
     pod: Pod
     layout: PodLayout
-    wiring: Wiring
-    state: TrainState
+    held: Held
 
     @classmethod
     def of(cls, step: Step, pod: Pod) -> "Site":
-        """The step's own mesh. ValueError where it cannot be laid over the pod."""
+        """The step's own mesh. ValueError where it cannot be laid over the pod, or the batch not over it."""
         layout = step.on(pod)
-        boxed = _boxed(dataclasses.replace(step.recipe, accumulate=1))
-        return cls(pod, layout, Wiring.of(pod, layout.sizes), laid_out(boxed, layout))
+        layout.check_batch(step.rows)
+        state = laid_out(_boxed(dataclasses.replace(step.recipe, accumulate=1)), layout)
+        return cls(pod, layout, Held.of(state, layout.abstract_batch(step.shapes)))
+
+    @functools.cached_property
+    def wiring(self) -> Wiring:
+        """The pod's, for this mesh. ValueError where its slices cannot be divided so."""
+        return Wiring.of(self.pod, self.layout.sizes)
 
 
 @functools.lru_cache(maxsize=4)
@@ -133,19 +138,20 @@ def estimate(step: Step, site: Site) -> Plan:
     """By arithmetic, of a language model; nothing is compiled and no compiler is needed.
 
     Raises:
-      ValueError: the batch cannot be divided over the mesh, or it is no language model.
+      ValueError: the mesh cannot be divided over the pod's slices, or the batch over the mesh, or it is no language
+        model.
     """
     _ = step.objective
     pod, layout = site.pod, site.layout
     layout.check_batch(step.rows, step.recipe.accumulate)
     flops = Share.of(step, layout).flops
     collectives = estimated_collectives(step, pod, layout)
-    moved = moved_bytes(step, layout, sharded_bytes(site.state.params))
+    moved = moved_bytes(step, layout, site.held.trained)
     return Plan(
         _resolved(step, layout),
         pod,
         ARITHMETIC,
-        estimated_memory(step, layout, site.state),
+        estimated_memory(step, layout, site.held),
         collectives,
         flops,
         Roofline.of(pod, site.wiring, flops, moved, collectives, step.eight_bits),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hcxjax.mesh import AXES
 from hcxjax.models.config import REMAT
 from hcxjax.planning.flops import TILE
+from hcxjax.planning.memory import estimated_memory
 from hcxjax.planning.plan import Plan, Site, estimate
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.step import Step
@@ -26,14 +27,14 @@ class Tried:
     """What a search has found.
 
     Attributes:
-      plans: those that fit, the best first.
+      plans: those that fit, of every mesh and remat policy the one of fewest microbatches, the best first.
       tried: how many variants were estimated.
-      tightest: the estimate that needs least memory, for a message where none fits.
+      tightest: bytes of the variant that needs least memory, for a message where none fits.
     """
 
     plans: tuple[Plan, ...]
     tried: int
-    tightest: Plan | None
+    tightest: float
 
 
 def search(step: Step, pods: Sequence[Pod]) -> dict[Pod, Tried]:
@@ -47,13 +48,17 @@ def search(step: Step, pods: Sequence[Pod]) -> dict[Pod, Tried]:
 
 def _tried(step: Step, pod: Pod) -> Tried:
     plans, tightest, tried = [], None, 0
-    for site, variant in variants(step, pod):
-        plan = estimate(variant, site)
-        tried += 1
-        if tightest is None or plan.memory.total < tightest.memory.total:
-            tightest = plan
-        if plan.memory.total <= FULL * pod.device_memory:
-            plans.append(plan)
+    for site in sites(step, pod):
+        for remat in REMAT:
+            # More microbatches than it takes to fit cost time and save none.
+            for accumulate in divisors(step.rows // site.layout.batch_shards):
+                variant = step.changed(site.layout.sizes, accumulate, remat)
+                memory = estimated_memory(variant, site.layout, site.held)
+                tried += 1
+                tightest = min(memory.total, tightest or memory.total)
+                if memory.total <= FULL * pod.device_memory:
+                    plans.append(estimate(variant, site))
+                    break
     if tightest is None:
         raise ValueError(
             f"no mesh over {', '.join(SEARCHED)} divides {pod.described} and a batch of {step.rows} rows; make BATCH a "
@@ -63,24 +68,28 @@ def _tried(step: Step, pod: Pod) -> Tried:
     return Tried(tuple(plans), tried, tightest)
 
 
-def pick(found: Mapping[Pod, Tried]) -> Plan:
-    """The best plan of several pods: of those whose `ranked_mfu` is within `NEAR` of the best, that of fewest FLOP/s.
+def pick(found: Mapping[Pod, Tried], tokens: float | None = None, days: float | None = None) -> Plan:
+    """The best plan of several pods: the pod of fewest FLOP/s that is in time, or of those that do about as well.
 
+    Args:
+      tokens, days: a budget, and in how many days it is to be spent by the bound; the fastest pod where none is in
+        time. None: of the pods whose `ranked_mfu` is within `NEAR` of the best.
     Raises:
       ValueError: it fits on none of them.
     """
     best = [tried.plans[0] for tried in found.values() if tried.plans]
     if not best:
-        needs = [(tried.tightest, pod) for pod, tried in found.items()]
         told = "; ".join(
-            f"{pod.name} has {pod.device_memory / 1e9:.1f} GB a device and the least is {plan.memory.total / 1e9:.1f}"
-            for plan, pod in needs
-            if plan is not None
+            f"{pod.name} has {pod.device_memory / 1e9:.1f} GB a device and the least is {tried.tightest / 1e9:.1f}"
+            for pod, tried in found.items()
         )
         raise ValueError(f"the step fits on none of these pods: {told}. Take more chips, or fewer rows (BATCH)")
-    top = max(map(ranked_mfu, best))
-    near = [plan for plan in best if ranked_mfu(plan) >= top - NEAR]
-    return min(near, key=lambda plan: plan.pod.chips * plan.pod.chip.flops)
+    if tokens is not None and days is not None:
+        able = [plan for plan in best if plan.days(tokens) <= days] or [min(best, key=lambda plan: plan.days(tokens))]
+    else:
+        top = max(map(ranked_mfu, best))
+        able = [plan for plan in best if ranked_mfu(plan) >= top - NEAR]
+    return min(able, key=lambda plan: plan.pod.chips * plan.pod.chip.flops)
 
 
 def ranked_mfu(plan: Plan) -> float:
@@ -88,24 +97,23 @@ def ranked_mfu(plan: Plan) -> float:
     return plan.mfu_bound * plan.roofline.bound / plan.roofline.ranking
 
 
-def variants(step: Step, pod: Pod) -> Iterator[tuple[Site, Step]]:
-    """Every mesh, number of microbatches and remat policy that can be."""
+def sites(step: Step, pod: Pod) -> Iterator[Site]:
+    """Every mesh that can be, for the step on the pod."""
     fixed = math.prod(getattr(step.layout, axis) for axis in AXES if axis not in SEARCHED)
     if fixed < 1 or pod.devices % fixed:
         return
     for sizes in factorizations(pod.devices // fixed, len(SEARCHED)):
         axes = dict(zip(SEARCHED, sizes, strict=True))
-        if not _possible(step, axes):
+        rows = math.prod(axes.get(axis, 1) for axis in ("data", "fsdp"))
+        if not _possible(step, axes) or step.rows % rows:
             continue
         try:
             site = Site.of(step.changed(axes, 1, step.model.remat), pod)
+            _ = site.wiring
         except ValueError:  # slices that the axes cannot be divided over
             continue
-        if step.rows % site.layout.batch_shards:
-            continue
-        for accumulate in divisors(step.rows // site.layout.batch_shards):
-            for remat in REMAT:
-                yield site, step.changed(axes, accumulate, remat)
+        if step.rows % site.layout.batch_shards == 0:
+            yield site
 
 
 def _possible(step: Step, axes: Mapping[str, int]) -> bool:

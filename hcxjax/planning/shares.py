@@ -47,9 +47,7 @@ class Share:
     def of(cls, step: Step, layout: PodLayout) -> "Share":
         """Of a step on a mesh."""
         model, sizes = step.model, layout.sizes
-        if (
-            sizes["pipe"] > 1 and model.remat == "none"
-        ):  # in a pipeline it keeps what dots keeps (`hcxjax.models.remat`)
+        if sizes["pipe"] > 1 and model.remat == "none":  # there it keeps what dots keeps (`hcxjax.models.remat`)
             model = dataclasses.replace(model, remat="dots")
         tensor, context, microbatches = sizes["tensor"], sizes["context"], step.recipe.accumulate
         return cls(

@@ -30,8 +30,8 @@ class Step:
     shapes: Mapping[str, jax.ShapeDtypeStruct]
 
     def on(self, pod: Pod) -> PodLayout:
-        """Its layout over stand-ins for the pod's devices. ValueError where the mesh is of another size."""
-        layout = PodLayout.over(self.layout, pod.places)
+        """Its layout over as many devices as the pod has. ValueError where the mesh is of another size."""
+        layout = PodLayout.over(self.layout, range(pod.devices))
         _ = layout.shape
         return layout
 

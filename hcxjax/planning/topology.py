@@ -10,7 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from hcxjax.mesh import AXES, Layout
-from hcxjax.planning.pods import Place, Pod
+from hcxjax.planning.pods import Pod
 
 TPU_COMPILER = "pip install 'jax[tpu]'"
 GPU_COMPILER = "pip install 'jax[cuda13]'"
@@ -81,8 +81,8 @@ class PodLayout(Layout):
     """A layout over the devices of a pod.
 
     Attributes:
-      pod_devices: XLA's (`compile_only_devices`), or stand-ins (`Pod.places`), whose mesh is abstract: enough to ask
-        how an array is divided.
+      pod_devices: XLA's (`compile_only_devices`); or as many numbers, and then the mesh is abstract: enough to ask how
+        an array is divided.
     """
 
     pod_devices: tuple[Any, ...] = ()
@@ -101,8 +101,8 @@ class PodLayout(Layout):
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
-        """Of stand-ins, an abstract one."""
-        if not isinstance(self.pod_devices[0], Place):
+        """Of numbers, an abstract one."""
+        if not isinstance(self.pod_devices[0], int):
             return super().mesh
         types = (AxisType.Auto,) * len(AXES)
         return cast(jax.sharding.Mesh, AbstractMesh(self.shape, AXES, axis_types=types))

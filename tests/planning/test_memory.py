@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from hcxjax.planning.flops import block_weights
-from hcxjax.planning.memory import estimated_memory, kept_bytes, sharded_bytes, state_bytes
+from hcxjax.planning.memory import estimated_memory, kept_bytes, sharded_bytes
 from hcxjax.planning.plan import Site
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.shares import Share
@@ -17,11 +17,11 @@ def site(step, pod="v5p:4x4x4"):
 def test_the_state_is_divided_as_the_mesh_says(step_of, billion):
     whole = billion.parameters * 4
     for sizes in ({"fsdp": 64}, {"fsdp": 16, "tensor": 4}, {"fsdp": 8, "context": 8}):
-        parameters, optimizer = state_bytes(site(step_of(billion, rows=64, data=1, **sizes)).state)
+        parameters, _, optimizer, _ = site(step_of(billion, rows=64, data=1, **sizes)).held
         assert parameters == pytest.approx(whole / 64, rel=0.01)  # norms are on every device
         assert optimizer == pytest.approx(2 * parameters, rel=0.001)
-    parameters, _ = state_bytes(site(step_of(billion, rows=64, data=64)).state)
-    assert parameters == whole
+    held = site(step_of(billion, rows=64, data=64)).held
+    assert held.parameters == held.trained == whole and held.batch == 5 * 32 * 4 + 4
 
 
 def test_bytes_of_arrays_that_are_divided_and_of_those_that_are_not(step_of, tiny):
@@ -53,7 +53,7 @@ def test_keeping_more_takes_more_and_dividing_takes_less(step_of, billion):
     def total(remat="full", accumulate=1, **sizes):
         step = step_of(billion, rows=256, length=4096).changed({"data": 1, **sizes}, accumulate, remat)
         here = site(step)
-        return estimated_memory(step, here.layout, here.state).total
+        return estimated_memory(step, here.layout, here.held).total
 
     by_remat = [total(remat, fsdp=64) for remat in ("none", "dots", "attention", "full")]
     assert by_remat == sorted(by_remat, reverse=True)
@@ -65,7 +65,7 @@ def test_a_pipeline_keeps_a_stage_s_weights_whole(step_of, billion):
     def temporaries(**sizes):
         step = step_of(billion, rows=64, length=4096).changed({"data": 1, **sizes}, 1, "full")
         here = site(step)
-        return estimated_memory(step, here.layout, here.state).temporaries
+        return estimated_memory(step, here.layout, here.held).temporaries
 
     assert temporaries(fsdp=8, tensor=4, pipe=2) > 12 * block_weights(billion) / 8
 

@@ -51,4 +51,4 @@ def test_a_batch_that_the_mesh_does_not_divide(step_of, billion):
 def test_a_step_that_is_no_language_model(plan):
     unknown = dataclasses.replace(plan.step, recipe=dataclasses.replace(plan.step.recipe, objective=object()))
     with pytest.raises(ValueError, match="the arithmetic knows language models"):
-        estimate(unknown, Site(plan.pod, None, None, None))
+        estimate(unknown, Site(plan.pod, None, None))

@@ -26,7 +26,7 @@ def test_every_plan_fits_and_the_best_is_first(found):
     ranks = [plan.roofline.ranking for plan in tried.plans]
     assert ranks == sorted(ranks)
     assert all(plan.memory.total <= searching.FULL * plan.pod.device_memory for plan in tried.plans)
-    assert tried.tightest.memory.total <= min(plan.memory.total for plan in tried.plans)
+    assert tried.tightest <= min(plan.memory.total for plan in tried.plans)
 
 
 def test_every_variant_divides_what_it_must(found, billion):
@@ -63,6 +63,15 @@ def test_of_pods_that_do_as_well_the_smallest_is_taken(step_of, billion):
     assert ranked_mfu(best) >= top - searching.NEAR
     smaller = [pod for pod in found if pod.chips * pod.chip.flops < best.pod.chips * best.pod.chip.flops]
     assert all(ranked_mfu(found[pod].plans[0]) < top - searching.NEAR for pod in smaller)
+
+
+def test_of_pods_in_time_the_smallest_is_taken(step_of, billion):
+    found = search(step_of(billion, rows=16, length=4096), [Pod.parse(name) for name in ("v5e:4x4", "v5p:2x2x4")])
+    slow, fast = (found[Pod.parse(name)].plans[0] for name in ("v5e:4x4", "v5p:2x2x4"))
+    assert slow.days(1e12) > 1.5 * fast.days(1e12)
+    assert pick(found, 1e12, slow.days(1e12) * 1.01) is slow
+    assert pick(found, 1e12, slow.days(1e12) * 0.99) is fast
+    assert pick(found, 1e12, 0.01) is fast, "the fastest where none is in time"
 
 
 def test_what_fits_nowhere_is_told_with_numbers(step_of, billion):

@@ -1,6 +1,7 @@
 """cuDNN's packed attention: lowered for CUDA, and what it is told checked by a stand-in that does as it is told."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from hcxjax.kernels.cudnn import cudnn_attention, documents_at_once
 from hcxjax.kernels.plan import Tile, attention_plan
 from hcxjax.kernels.reference import reference_attention
 from hcxjax.kernels.xla import xla_attention
+from tests.kernels.absent import absent_gpu, on_h200
 
 CALLS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
 
@@ -102,19 +104,31 @@ def test_room_for_documents():
     assert [documents_at_once(length) for length in (1, 8, 512, 4096, 8192, 32768)] == [2, 8, 16, 16, 32, 128]
 
 
+def one_pass_or_both(passes, q, k, v, segments):
+    plan = attention_plan(segments, Tile(512, 512))
+    o, backward = jax.vjp(lambda *qkv: cudnn_attention(*qkv, plan, scale=0.1)[0], q, k, v)
+    return o if passes == 1 else backward(o)
+
+
 @pytest.mark.parametrize("passes", [1, 2], ids=["forward", "backward"])
 def test_lowers_for_cuda(passes):
-    def run(q, k, v, segments):
-        plan = attention_plan(segments, Tile(512, 512))
-        o, backward = jax.vjp(lambda *qkv: cudnn_attention(*qkv, plan, scale=0.1)[0], q, k, v)
-        return o if passes == 1 else backward(o)
-
     q, kv = (jax.ShapeDtypeStruct((2, 1024, heads, 128), jnp.bfloat16) for heads in (8, 2))
     unchecked = [export.DisabledSafetyCheck.custom_call(call) for call in CALLS]
-    lower = export.export(jax.jit(run), platforms=["cuda"], disabled_checks=unchecked)
+    run = jax.jit(functools.partial(one_pass_or_both, passes))
+    lower = export.export(run, platforms=["cuda"], disabled_checks=unchecked)
     text = lower(q, kv, kv, jax.ShapeDtypeStruct((2, 1024), jnp.int32)).mlir_module()
     assert [text.count(f"@{call}(") for call in CALLS] == [1, passes - 1]
     assert text.count(r"\22mask_type\22: \22PADDING_CAUSAL\22") == text.count(r"\22max_seg_per_batch\22: 16") == passes
+
+
+@absent_gpu
+def test_compiles_for_a_gpu_that_is_not_there():
+    """All but what cuDNN itself does: it is handed arrays as they are, none is copied into another layout for it."""
+    q, kv = (on_h200((2, 4096, heads, 128), jnp.bfloat16) for heads in (8, 2))
+    run = jax.jit(functools.partial(one_pass_or_both, 2))
+    text = run.lower(q, kv, kv, on_h200((2, 4096), jnp.int32)).compile().as_text()
+    assert len(re.findall(r'custom_call_target="__cudnn\$fmhaSoftmax(Backward)?"', text)) == 2
+    assert not re.findall(r"bf16\[[\d,]+\](?!\{3,2,1,0\})\S* copy\(|bf16\S+ transpose\(", text)
 
 
 def test_mistakes():

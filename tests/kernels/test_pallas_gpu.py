@@ -1,6 +1,5 @@
 """The project's Hopper kernels: the numbers in pallas' interpreter, and that they are lowered for CUDA."""
 
-import importlib.util
 import re
 import types
 
@@ -9,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from jax.experimental.topologies import get_topology_desc
-from jax.sharding import SingleDeviceSharding
 
 from hcxjax.kernels import pallas_gpu
 from hcxjax.kernels.pallas_gpu import pallas_gpu_attention
@@ -18,6 +15,7 @@ from hcxjax.kernels.pallas_gpu_blocks import BLOCK, TILE
 from hcxjax.kernels.plan import Tile, attention_plan
 from hcxjax.kernels.reference import reference_attention
 from hcxjax.kernels.xla import xla_attention
+from tests.kernels.absent import absent_gpu, on_h200
 from tests.kernels.interpreted import interpreted
 
 NAMES = ("o", "lse", "dq", "dk", "dv")
@@ -116,34 +114,13 @@ def test_mistakes(monkeypatch):
             attend(TILE)
 
 
-H200 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 52428800
-  memory_bandwidth: 4800000000000 device_memory_size: 151397597184 device_address_bits: 64
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0"
-}
-platform_name: "CUDA"
-device_description_str: "NVIDIA H200"
-"""
-"""What XLA must know of a GPU that is not there, by NVIDIA's data sheet and compute capability 9.0."""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("jax_cuda13_plugin"), reason="needs pip install 'jax[cuda13]'")
+@absent_gpu
 @pytest.mark.parametrize("width", [64, 128])
 def test_compiles_for_a_gpu_that_is_not_there(width, capfd, monkeypatch):
     """To Hopper's machine code, which needs no GPU; next to none of a thread's registers are kept in memory."""
     monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
-    (device,) = get_topology_desc("h200", platform="cuda", topology="1x1x1", target_config=H200).devices
-    there = SingleDeviceSharding(device)
-    q, kv = (jax.ShapeDtypeStruct((2, 4096, n, width), jnp.bfloat16, sharding=there) for n in (16, 4))
-    segments = jax.ShapeDtypeStruct((2, 4096), jnp.int32, sharding=there)
-    jax.jit(both_passes(pallas_gpu_attention)).lower(q, kv, kv, q, segments).compile()
+    q, kv = (on_h200((2, 4096, heads, width), jnp.bfloat16) for heads in (16, 4))
+    run = jax.jit(both_passes(pallas_gpu_attention))
+    run.lower(q, kv, kv, q, on_h200((2, 4096), jnp.int32)).compile()
     spilled = re.findall(r"stack frame, (\d+) bytes spill stores", "".join(capfd.readouterr()))
     assert len(spilled) == 3 and max(map(int, spilled)) <= 32, spilled

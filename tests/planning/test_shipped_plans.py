@@ -59,6 +59,8 @@ def test_a_shipped_plan_compiles_as_it_is_held(tmp_path, model, length):
 @pytest.mark.parametrize(("model", "length"), PLANS, ids=IDS)
 def test_arithmetic_is_near_what_was_compiled(model, length):
     """Within the margins that docs/planning.md gives."""
+    if not (GOLDEN / f"{model}_{length}.json").exists():
+        pytest.skip(f"{model} at {length} has not been compiled yet: HCXJAX_UPDATE_GOLDEN=1, -m slow, this file")
     known = held(model, length)
     sizes = [f"{name}={value}" for name, value in known["step"].items() if name not in ("rows", "length")]
     experiment, _ = configure(

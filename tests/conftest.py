@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, a cache of compiled programs, and the tiny models and batches that tests share."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -153,6 +154,14 @@ def compiled(tmp_path_factory) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
     }
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """A test that fails would otherwise leave its runs to take the time of all that follow."""
+    yield
+    if "tests.runs" in sys.modules:
+        sys.modules["tests.runs"].end_all()
 
 
 @pytest.fixture(scope="session")

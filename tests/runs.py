@@ -13,6 +13,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "tiny.gin"
 MAIN = ("-m", "hcxjax.main")
+STARTED: list[subprocess.Popen] = []
 
 
 def start(
@@ -21,7 +22,17 @@ def start(
     command = [sys.executable, *program, f"--gin_file={TINY}", f"--gin.RUN_DIR={run}"]
     command += [f"--gin.DATA_DIR={data}", *arguments, *[f"--gin.{binding}" for binding in bindings]]
     streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "cwd": ROOT} | popen
-    return subprocess.Popen(command, env=environment, **streams)
+    STARTED.append(subprocess.Popen(command, env=environment, **streams))
+    return STARTED[-1]
+
+
+def end_all() -> None:
+    """Ends what a test left running, which waits for peers that are gone, or trains for hours."""
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    STARTED.clear()
 
 
 def together(

@@ -77,6 +77,11 @@ class Pod:
         return math.prod(self.shape) * self.slices
 
     @property
+    def parts(self) -> int:
+        """That only the network connects: slices, or of GPUs nodes."""
+        return self.slices if self.chip.torus else self.shape[0]
+
+    @property
     def devices(self) -> int:
         """How many devices jax counts."""
         return self.chips * self.chip.devices

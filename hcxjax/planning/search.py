@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hcxjax.mesh import AXES
 from hcxjax.models.config import REMAT
+from hcxjax.placement import across_slices
 from hcxjax.planning.flops import TILE
 from hcxjax.planning.memory import estimated_memory
 from hcxjax.planning.plan import Plan, Site, estimate
@@ -109,11 +110,10 @@ def sites(step: Step, pod: Pod) -> Iterator[Site]:
             continue
         try:
             site = Site.of(step.changed(axes, 1, step.model.remat), pod)
-            _ = site.wiring
-        except ValueError:  # slices that the axes cannot be divided over
+            across_slices(site.layout.sizes, pod.parts)
+        except ValueError:  # slices that the axes cannot be divided over, or rows that rules divide otherwise
             continue
-        if step.rows % site.layout.batch_shards == 0:
-            yield site
+        yield site
 
 
 def _possible(step: Step, axes: Mapping[str, int]) -> bool:

@@ -1,6 +1,7 @@
 """Devices to compile for that are not there: XLA's own descriptions of TPU pods and of GPUs."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ class PodLayout(Layout):
         """The pod's devices."""
         return list(self.pod_devices)
 
-    @property
+    @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         """Of numbers, an abstract one."""
         if not isinstance(self.pod_devices[0], int):
@@ -107,7 +108,12 @@ class PodLayout(Layout):
         types = (AxisType.Auto,) * len(AXES)
         return cast(jax.sharding.Mesh, AbstractMesh(self.shape, AXES, axis_types=types))
 
-    @property
+    @functools.cached_property
+    def batch_shards(self) -> int:
+        """As of any layout; asked for of every variant of a search."""
+        return super().batch_shards
+
+    @functools.cached_property
     def sizes(self) -> dict[str, int]:
         """Axis → size, in the mesh's order."""
         return dict(zip(AXES, self.shape, strict=True))

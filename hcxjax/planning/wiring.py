@@ -43,8 +43,7 @@ class Wiring:
     def of(cls, pod: Pod, sizes: Mapping[str, int]) -> "Wiring":
         """Of a mesh (axis → size) whose devices are placed as `hcxjax.placement` places them."""
         grid = arranged(sizes, pod.places)
-        slices = pod.slices if pod.chip.torus else pod.shape[0]
-        across = across_slices(sizes, slices)
+        across = across_slices(sizes, pod.parts)
         wires = {}
         for number, axis in enumerate(sizes):
             line = np.moveaxis(grid, number, -1).reshape(-1, sizes[axis])[0]

@@ -8,6 +8,7 @@ import argparse
 import ast
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,8 @@ def bench_train_step(options: argparse.Namespace) -> int:
         "versions": {},
         "batches": {},
     }
+    # Of a GPU's memory, which jax takes before it is asked for any, all but what the driver needs: as PyTorch can.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
     for _ in range(options.rounds):
         for batch in options.batch or SIZES[options.size].batches:
             sides = results["batches"].setdefault(str(batch), {})

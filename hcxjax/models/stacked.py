@@ -76,7 +76,12 @@ def visiting(layer: Layer) -> Visit:
         picks = jax.tree.leaves((entry(weights, number), entry(given, place)))
         pull = jax.tree.map(lambda leaf: picks[leaf.place] if _stands(leaf) else leaf, kept, is_leaf=_stands)
         of_x, of_layer, _ = pull(gradients[0])
-        tally = jax.tree.map(lambda total, own: total.at[number].add(own), gradients[1], of_layer)
+        # Whole numbers, as of int8 weights, have no gradient.
+        tally = jax.tree.map(
+            lambda total, own: None if own.dtype == jax.dtypes.float0 else total.at[number].add(own),
+            gradients[1],
+            of_layer,
+        )
         return of_x, tally, None, None, None, None
 
     visit.defvjp(forward, backward)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from hcxjax.protocols import Array
 
 Angles = tuple[Array, Array]
-"""(cos_BTH, sin_BTH) with head_dim/2 columns, float32."""
+"""(cos_BTE, sin_BTE) with E = head_dim/2 columns, float32."""
 
 
 def rotate(x_BTNH: Array, angles: Angles) -> Array:
@@ -13,7 +13,7 @@ def rotate(x_BTNH: Array, angles: Angles) -> Array:
 
     Source: Su et al. 2021, arXiv:2104.09864, eq. 34. Deviation: pairs are the two halves (NeoX, Llama), not neighbours.
     """
-    cos_BT1H, sin_BT1H = (part[:, :, None, :] for part in angles)
+    cos_BT1E, sin_BT1E = (part[:, :, None, :] for part in angles)
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = [first * cos_BT1H - second * sin_BT1H, second * cos_BT1H + first * sin_BT1H]
+    rotated = [first * cos_BT1E - second * sin_BT1E, second * cos_BT1E + first * sin_BT1E]
     return jnp.concatenate(rotated, axis=-1).astype(x_BTNH.dtype)

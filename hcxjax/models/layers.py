@@ -76,6 +76,6 @@ class SwiGLU(nn.Module):
 @shaped
 def rotary_angles(positions_BT: Array, config: DecoderConfig) -> Angles:
     """Of queries and keys at these positions."""
-    frequencies_H = jnp.asarray(config.rotary_frequencies(), jnp.float32)
-    angles_BTH = positions_BT[..., None].astype(jnp.float32) * frequencies_H
-    return jnp.cos(angles_BTH), jnp.sin(angles_BTH)
+    frequencies_E = jnp.asarray(config.rotary_frequencies(), jnp.float32)
+    angles_BTE = positions_BT[..., None].astype(jnp.float32) * frequencies_E
+    return jnp.cos(angles_BTE), jnp.sin(angles_BTE)

@@ -135,5 +135,5 @@ def _whole(plan: AttentionPlan) -> AttentionPlan:
 def _whole_angles(angles: Angles | None, plan: AttentionPlan) -> Angles | None:
     if angles is None:
         return None
-    cos_BTH, sin_BTH = angles
-    return _filled(cos_BTH, 1, plan.tile.queries), _filled(sin_BTH, 1, plan.tile.queries)
+    cos_BTE, sin_BTE = angles
+    return _filled(cos_BTE, 1, plan.tile.queries), _filled(sin_BTE, 1, plan.tile.queries)

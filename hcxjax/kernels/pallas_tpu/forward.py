@@ -65,7 +65,7 @@ def segments(plan: AttentionPlan) -> dict[str, Array]:
 
 def named(angles: Angles | None) -> dict[str, Array]:
     """Of queries, where they are turned."""
-    return {} if angles is None else {"cos_BTH": angles[0], "sin_BTH": angles[1]}
+    return {} if angles is None else {"cos_BTE": angles[0], "sin_BTE": angles[1]}
 
 
 def turn(q: Any, turned: Any, cos: Any, sin: Any, scale: float) -> None:

@@ -165,7 +165,10 @@ def call(
       matmuls: of queries x keys x head dim that the kernel does, for the estimate of its cost.
       counts: visits_BIJ, how often each tile is computed by all heads, is a last result; only where it is interpreted.
     """
-    sizes = {letter: size for key, x in inputs.items() for letter, size in zip(_letters(key), x.shape, strict=True)}
+    sizes: dict[str, int] = {}
+    for key, x in inputs.items():
+        for letter, size in zip(_letters(key), x.shape, strict=True):
+            assert sizes.setdefault(letter, size) == size, f"{key} has {letter} = {size}, others {sizes[letter]}"
     listed = walk.visits()
     scalars = Scalars(*listed[:4], walk.plan.q_places_I, walk.plan.kv_places_J)
     cost = _cost(sizes, matmuls, [*inputs.values(), *outputs.values()])

@@ -10,7 +10,7 @@ from hcxjax.kernels.pallas_tpu.backward import backward
 from hcxjax.kernels.pallas_tpu.forward import forward
 from hcxjax.kernels.pallas_tpu.grid import Walk, _cost
 from hcxjax.kernels.plan import Tile
-from tests.kernels.pallas_tpu.cases import packings, planned
+from tests.kernels.pallas_tpu.cases import arrays, output_and_gradients, packings, planned
 
 LENGTH, TILE = 48, Tile(12, 16)
 
@@ -49,3 +49,23 @@ def test_lists_that_scalar_memory_does_not_hold():
 def test_cost_is_of_whole_rows_halved_by_causality():
     cost = _cost({"B": 2, "K": 1, "G": 4, "T": 8, "S": 16, "H": 64}, 3, [jnp.ones(5, jnp.bfloat16), jnp.ones(5)])
     assert cost == pl.CostEstimate(flops=2 * 3 * 512 * 64, transcendentals=512, bytes_accessed=30)
+
+
+def test_what_the_kernels_say_of_their_cost():
+    """All of the head dim, though the angles that turn queries have half as many columns."""
+    segments = packings(2, LENGTH)
+    given = arrays(segments, heads=4, kv_heads=2, width=8)
+    told = {}
+
+    def gather(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "pallas_call":
+                told[equation.params["name"]] = equation.params["cost_estimate"].flops
+            for inner in jax.core.jaxprs_in_params(equation.params):
+                gather(inner)
+
+    gather(jax.make_jaxpr(output_and_gradients)(*given, planned(segments, TILE)).jaxpr)
+    pair = 2 * 8  # a multiply-add for each of the head dim
+    pairs = 2 * 4 * LENGTH * LENGTH // 2
+    matmuls = {"attention_forward": 2, "attention_dq": 3, "attention_dkv": 4}
+    assert told == {name: count * pairs * pair for name, count in matmuls.items()}

@@ -9,6 +9,7 @@ python -m tools.bench ppo                         rollouts and updates of PPO ag
 python -m tools.bench ppo --asynchronous          rollouts that run ahead against taking turns, skewed lengths
 python -m tools.bench ppo --unlikelihood          what unlikelihood adds to an update
 python -m tools.bench packed                      an update on packed rows against one with dense attention
+python -m tools.bench head                        memory of the vocabulary's scores by chunk, compiled and not run
 python -m tools.bench bundles                     the TPU attention kernels beside splash, compiled without a TPU
 python -m tools.bench attention                   our attention backends against cuDNN's and PyTorch's, alone
 python -m tools.bench decode                      attention over a cache, as a share of the memory's bandwidth
@@ -39,6 +40,7 @@ from tools.bench_attention import add_attention
 from tools.bench_bundles import add_bundles
 from tools.bench_decode import add_decode
 from tools.bench_engine import add_generate, add_int8
+from tools.bench_head import add_head
 from tools.bench_packed import add_packed
 from tools.bench_ppo import add_ppo
 from tools.bench_train_step import add_train_step, whole_rows
@@ -89,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     add_train_step(commands)
     add_packed(commands)
     add_bundles(commands)
+    add_head(commands)
     return arguments
 
 

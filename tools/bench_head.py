@@ -1,6 +1,6 @@
 """Memory of the scores of a long row's targets, by how many logits exist at a time: what XLA allots for the head's loss
-and both its gradients, beside the inputs and outputs. Nothing is run: the program is compiled for this machine's device,
-or for one chip of a pod that is not there (libtpu).
+and both its gradients, beside the inputs and outputs. Nothing is run: it is compiled for this machine's device, or for
+one chip of a pod that is not there (libtpu).
 """
 
 import argparse

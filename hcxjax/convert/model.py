@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hcxjax.convert.config import decoder_config, read_config, unknown_fields
@@ -12,7 +11,7 @@ from hcxjax.convert.names import EMBEDDING, HEAD, TABLE, Index, Weight, nested, 
 from hcxjax.convert.safetensors_folder import FLOATS, SafetensorsFolder, listing
 from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.decoder import Decoder
+from hcxjax.models.decoder import init_decoder
 from hcxjax.protocols import Params, PyTree
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -186,5 +185,4 @@ def load(folder: str | Path, layout: Layout) -> tuple[DecoderConfig, Params]:
 
 def abstract_params(config: DecoderConfig) -> PyTree:
     """Boxed shapes of a decoder's parameters."""
-    blank_BT = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(lambda: Decoder(config).init(jax.random.key(0), blank_BT, blank_BT, blank_BT))["params"]
+    return jax.eval_shape(lambda: init_decoder(config, jax.random.key(0)))

@@ -161,6 +161,12 @@ class Decoder(nn.Module):
         return self.norm(x_BTD), cache
 
 
+def init_decoder(config: DecoderConfig, rng: Array) -> Params:
+    """Boxed parameters. What the model is shown is one token, because a mesh divides no row of one."""
+    blank_BT = jnp.zeros((1, 1), jnp.int32)
+    return Decoder(config).init(rng, blank_BT, blank_BT, blank_BT)["params"]
+
+
 def apply(
     config: DecoderConfig,
     params: Params,

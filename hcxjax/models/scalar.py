@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hcxjax.mesh import constrain
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.decoder import Decoder, apply
+from hcxjax.models.decoder import Decoder, apply, init_decoder
 from hcxjax.protocols import Array, Batch, Params
 from hcxjax.shapes import shaped
 
@@ -21,10 +21,9 @@ def init_scalar(model: DecoderConfig, rng: Array) -> Params:
     Source: Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO", arXiv:2403.17031, on the reward head.
     """
     body, head = jax.random.split(rng)
-    blank_BT = jnp.zeros((1, 8), jnp.int32)
     weight_D = jax.random.normal(head, (model.embed_dim,), jnp.float32) / jnp.sqrt(model.embed_dim + 1.0)
     return {
-        "decoder": Decoder(model).init(body, blank_BT, blank_BT, blank_BT)["params"],
+        "decoder": init_decoder(model, body),
         "head": {
             "weight": nn.LogicallyPartitioned(weight_D, ("embed",)),
             "bias": nn.LogicallyPartitioned(jnp.zeros((), jnp.float32), ()),

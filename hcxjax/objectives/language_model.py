@@ -6,7 +6,7 @@ from collections.abc import Collection
 import jax.numpy as jnp
 
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.decoder import Decoder, apply
+from hcxjax.models.decoder import Decoder, apply, init_decoder
 from hcxjax.models.likelihood import TokenScores, token_logprobs
 from hcxjax.protocols import Array, Batch, Mean, Metrics, Params
 
@@ -34,15 +34,9 @@ class LanguageModel:
         # Hashable, because an objective is static under jit.
         object.__setattr__(self, "sources", tuple(sorted(self.sources)))
 
-    @property
-    def decoder(self) -> Decoder:
-        """The module."""
-        return Decoder(self.model)
-
     def init(self, rng: Array) -> Params:
         """Boxed parameters."""
-        blank_BT = jnp.zeros((1, 8), jnp.int32)
-        return self.decoder.init(rng, blank_BT, blank_BT, blank_BT)["params"]
+        return init_decoder(self.model, rng)
 
     def policy(self, params: Params) -> Params:
         """The parameters of the decoder that writes: all of them."""

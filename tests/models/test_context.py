@@ -9,10 +9,11 @@ from hcxjax.kernels import backends
 from hcxjax.kernels.backends import BACKENDS, Backend
 from hcxjax.kernels.plan import AttentionPlan
 from hcxjax.kernels.reference import reference_attention
+from hcxjax.kernels.target import Target
 from hcxjax.mesh import Layout, unbox
 from hcxjax.models import context
 from hcxjax.models.config import DecoderConfig
-from hcxjax.models.decoder import Decoder, apply
+from hcxjax.models.decoder import Decoder, apply, init_decoder
 
 ROWS, LENGTH = 4, 64
 CONFIG = functools.partial(
@@ -52,8 +53,7 @@ def on(layout, **settings):
         return jnp.sum(jnp.sin(logits)), logits
 
     with layout.active():
-        blank = jnp.zeros((1, 8), jnp.int32)
-        params = unbox(jax.jit(Decoder(config).init)(jax.random.key(0), blank, blank, blank))["params"]
+        params = unbox(jax.jit(init_decoder, static_argnums=0)(config, jax.random.key(0)))
         return jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
 
 
@@ -157,3 +157,12 @@ def test_kv_heads_that_cannot_be_dealt():
         shape = [jnp.ones((2, 16, heads, 8)) for heads in (12, 3, 3)]
         plan = context.row_plan(jnp.ones((2, 16), jnp.int32), config)
         context.row_attention(*shape, plan, (jnp.ones((2, 16, 4)),) * 2, config)
+
+
+@pytest.mark.parametrize("name", ["pallas_tpu", "splash"])
+def test_parameters_are_drawn_where_kernels_are_particular_about_tiles(name, monkeypatch):
+    """What the model is shown then is no row that anything could be divided over."""
+    monkeypatch.setattr(Target, "now", lambda: Target("tpu", "TPU v5p"))
+    with Layout(context=4, tensor=2).active():
+        shapes = jax.eval_shape(functools.partial(init_decoder, CONFIG(attention=name, head_dim=64)), jax.random.key(0))
+    assert unbox(shapes)["embed"].shape == (32, 16)

@@ -126,10 +126,14 @@ def compiled_best(plans: Sequence[Plan], options: argparse.Namespace) -> tuple[P
         except DoesNotFitError as error:
             lines.append(f"- {bindings(plan)}: {error}")
             continue
+        memory = f"{compiled.memory.total / 1e9:.1f} GB ({plan.memory.total / 1e9:.1f} estimated)"
+        if not compiled.fits:
+            lines.append(f"- {bindings(plan)}: {memory}, more than the {plan.pod.device_memory / 1e9:.1f} of a device")
+            continue
         fits.append(compiled)
         lines.append(
-            f"- {bindings(plan)}: {compiled.memory.total / 1e9:.1f} GB ({plan.memory.total / 1e9:.1f} estimated), at "
-            f"least {compiled.roofline.bound * 1e3:,.1f} ms ({plan.roofline.bound * 1e3:,.1f} estimated)"
+            f"- {bindings(plan)}: {memory}, at least {compiled.roofline.bound * 1e3:,.1f} ms "
+            f"({plan.roofline.bound * 1e3:,.1f} estimated)"
         )
         if len(fits) == options.compile:
             break

@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Does it? XLA refuses to compile what does not, so only an estimate can say no."""
+        """Does it? XLA refuses to compile what does not by its own count, which leaves out a little of this one."""
         return self.memory.total <= self.pod.device_memory
 
     @property

@@ -25,8 +25,8 @@ def estimated_collectives(step: Step, pod: Pod, layout: PodLayout) -> tuple[Coll
                          scatters their gradient, as much; gathers the head, w·V·D/(t·p), and the embedding,
                          4·V·D/(t·p); reduces the gradients of both in float32
       data               reduces the gradients of what a device holds, w·P/t and 8·V·D/(t·p) over fsdp·context
-      context            gathers the keys and values of whole rows in every block, 2w·c·tokens·K·H/t, forward and where
-                         attention is computed again, and scatters their gradients
+      context            gathers the keys and values of whole rows in every block, 2w·c·tokens·K·H/t, forward and, since
+                         no policy of remat keeps them, backward; scatters their gradients
       tensor             reduces w·tokens·D, twice a block forward, twice backward, for `output` and `down` computed
                          again, and for the embedding; 4·tokens·D for the head
       pipe               sends w·D of a row on after every step, forward and backward, and sums w·tokens·D at the end;
@@ -34,7 +34,7 @@ def estimated_collectives(step: Step, pod: Pod, layout: PodLayout) -> tuple[Coll
 
     Along axes that take up a whole closed 3D torus, XLA reduces where it would gather or scatter, and so sends twice as
     much (libtpu 0.0.42, v5p:4x4x4 and larger; axes that leave some of the torus to another are gathered). So it does
-    with gradients that are summed over data too.
+    with gradients that are summed over data too, and on all TPUs with those of keys and values.
     """
     share, sizes = Share.of(step, layout), layout.sizes
     parts = sizes["fsdp"] * sizes["context"]
@@ -50,21 +50,25 @@ def estimated_collectives(step: Step, pod: Pod, layout: PodLayout) -> tuple[Coll
         (divided, gather, (share.width + 4) * share.table, 1),
         (divided, "all-reduce", 8 * share.table, 1),
         (("data",), "all-reduce", (blocks + 8 * share.table) / parts, 1),
-        *_of_blocks(share),
+        *_of_blocks(share, reduces=bool(pod.chip.torus)),
     ]
     made = (_along(axes, kind, payload, times * share.microbatches, sizes) for axes, kind, payload, times in found)
     return tuple(one for one in made if one.total > 0)
 
 
-def _of_blocks(share: Share) -> list[tuple[tuple[str, ...], str, float, float]]:
-    """(axes, kind, payload, times a microbatch) of what the blocks of a device send."""
+def _of_blocks(share: Share, reduces: bool) -> list[tuple[tuple[str, ...], str, float, float]]:
+    """(axes, kind, payload, times a microbatch) of what the blocks of a device send.
+
+    Args:
+      reduces: are gradients of keys and values reduced, and not scattered?
+    """
     again, embed = recomputed(share.model), share.model.embed_dim
     keys, residual = 2 * share.width * share.context * share.tokens * share.keys, share.width * share.tokens * embed
     visits = share.layers * share.waiting
     steps, a_row = share.schedule.steps, residual / share.schedule.microbatches
     return [
-        (("context",), "all-gather", keys, visits * (1 + ("attention" in again))),
-        (("context",), "reduce-scatter", keys, visits),
+        (("context",), "all-gather", keys, visits * (1 if share.model.remat == "none" else 2)),
+        (("context",), "all-reduce" if reduces else "reduce-scatter", keys, visits),
         (("tensor",), "all-reduce", residual, visits * (4 + len(again & {"output", "down"}))),
         (("tensor",), "all-reduce", residual + 4 * share.tokens * embed, 1),
         (("pipe",), "collective-permute", a_row, 2 * steps),

@@ -1,9 +1,11 @@
+import dataclasses
 import json
 import re
 
 import jax
 import pytest
 
+from hcxjax.planning.plan import Site, estimate
 from tests.runs import ROOT
 from tools.plan import main
 
@@ -39,6 +41,22 @@ def test_a_search_says_how_to_train_so(capsys):
     overrides = [f"--gin.{name}" for name in command.replace("--gin.", "").split()]
     pod = re.search(r"Picked: (\S+)", printed)[1]
     assert main([*RUN, "--gin.BATCH=16", *overrides, f"--topology={pod}", "--arithmetic"]) == 0
+
+
+def test_what_compiles_and_fills_more_than_the_memory_is_passed_over(monkeypatch, capsys):
+    tried = []
+
+    def compiled(step, pod, devices):
+        plan = estimate(step, Site.of(step, pod))
+        tried.append(plan)
+        too_much = pod.device_memory * (2 if len(tried) == 1 else 0)
+        return dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, temporaries=too_much))
+
+    monkeypatch.setattr("tools.plan.compiled_plan", compiled)
+    monkeypatch.setattr("tools.plan.compile_only_devices", lambda pod, config: [])
+    assert main([*RUN, "--topology=v5e:4x4", "--search", "--compile=1"]) == 0
+    told = capsys.readouterr().out.partition("Compiled, the best first")[2]
+    assert len(tried) == 2 and re.search(r"GB \(.* estimated\), more than the 16\.9 of a device\n- .*at least", told)
 
 
 def test_the_second_phase_of_a_run_is_planned_too(capsys):

@@ -18,7 +18,7 @@ def layer(x_BTD, weights, given):
 @pytest.fixture(scope="module")
 def case():
     rng = np.random.default_rng(0)
-    matrix, given = rng.normal(size=(LAYERS, WIDTH, WIDTH)), rng.normal(size=(2, WIDTH))
+    matrix, given = rng.normal(size=(LAYERS, WIDTH, WIDTH)), rng.normal(size=(2, 1, 2, WIDTH))
     levels = rng.integers(-3, 4, (LAYERS, WIDTH, WIDTH)).astype(np.int8)
     x_BTD = rng.normal(size=(1, 2, WIDTH)).astype(np.float32)
     return x_BTD, {"matrix": np.float32(matrix), "levels": levels}, np.float32(given)

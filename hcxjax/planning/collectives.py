@@ -27,6 +27,8 @@ class Collective:
       times: how often an update runs it.
       dtype: of the largest array.
       source: where in the traced function it comes from.
+      slices: that its groups reach over. A compiled collective of TPUs stays within one: what goes between slices is a
+        `send` of its own.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Collective:
     times: float
     dtype: str
     source: str
+    slices: int = 1
 
     @property
     def total(self) -> float:
@@ -44,16 +47,21 @@ class Collective:
         return self.sent * self.times
 
 
-def collectives(executed: Executed, mesh: Mapping[str, int], across: Mapping[str, int]) -> tuple[Collective, ...]:
+def collectives(
+    executed: Executed, mesh: Mapping[str, int], across: Mapping[str, int], one_program: bool = False
+) -> tuple[Collective, ...]:
     """Those of a program that was compiled for a mesh.
 
     Args:
-      mesh: axis → size within a slice, in the mesh's order; XLA's device i of a slice is the i-th of it, the last axis
-        counting fastest.
-      across: axis → over how many slices it reaches.
+      mesh: axis → size, in the mesh's order.
+      across: axis → over how many slices, or nodes, it reaches.
+      one_program: XLA numbers the devices of all slices in one go, as it does those of GPUs' nodes. Else device i of a
+        slice is the i-th of the part of the mesh within it, the last axis counting fastest.
     Raises:
       ValueError: groups are written in a form that is not known.
     """
+    if not one_program:
+        mesh = {axis: size // across.get(axis, 1) for axis, size in mesh.items()}
     found = []
     for run in executed.runs:
         one, times, _ = run
@@ -67,7 +75,8 @@ def collectives(executed: Executed, mesh: Mapping[str, int], across: Mapping[str
         axes, whole = _axes(groups, mesh, ring=kind == "collective-permute")
         payload = _payload(kind, one)
         sent = payload * ring_share(kind, groups.shape[1])
-        found.append(Collective(kind, axes, whole, payload, sent, times, largest.dtype, one.source))
+        slices = math.prod(across[axis] for axis in axes) if one_program else 1
+        found.append(Collective(kind, axes, whole, payload, sent, times, largest.dtype, one.source, slices))
     return tuple(found)
 
 

@@ -78,7 +78,7 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
     return Compiled(
         memory=_memory(said, Memory(held.parameters, held.optimizer, held.batch, *_kept(parsed, step, layout), 0.0)),
         arguments=said.argument_size_in_bytes,
-        collectives=collectives(executed, wiring.within, wiring.across),
+        collectives=collectives(executed, layout.sizes, wiring.across, one_program=layout.chosen[0].platform != "tpu"),
         flops=matmul_flops(executed),
         uncounted=(*unknown_kernels(executed), *executed.endless, *_missed(parsed, executed)),
         moved_leaves=_moved(state, program.output_shardings[0]),

@@ -1,9 +1,10 @@
 """The least time that an update can take, and what it waits for."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
-from hcxjax.planning.collectives import Collective
+from hcxjax.planning.collectives import Collective, ring_share
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.wiring import Wiring
 
@@ -85,12 +86,8 @@ def _shares(one: Collective, wiring: Wiring) -> tuple[float, float]:
     """
     if one.kind == "send":
         return 0.0, one.sent
-    slices = members = 1
-    for axis in one.axes:
-        slices *= wiring.wires[axis].slices
-        members *= wiring.wires[axis].devices
-    if slices == 1:
+    if one.slices == 1:
         return one.sent, 0.0
-    twice = 2 if one.kind == "all-reduce" else 1
-    within = one.payload * (members - 1) / members * twice
-    return within, one.payload * (slices - 1) / slices / members * twice
+    members = math.prod(wiring.wires[axis].devices for axis in one.axes)
+    within = one.payload * ring_share(one.kind, members)
+    return within, one.payload * ring_share(one.kind, one.slices) / members

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from hcxjax.placement import across_slices
 from hcxjax.planning.collectives import Collective, ring_share
 from hcxjax.planning.flops import recomputed
 from hcxjax.planning.memory import kept_bytes
@@ -52,7 +53,10 @@ def estimated_collectives(step: Step, pod: Pod, layout: PodLayout) -> tuple[Coll
         (("data",), "all-reduce", (blocks + 8 * share.table) / parts, 1),
         *_of_blocks(share, reduces=bool(pod.chip.torus)),
     ]
-    made = (_along(axes, kind, payload, times * share.microbatches, sizes) for axes, kind, payload, times in found)
+    across = across_slices(sizes, pod.parts)
+    made = (
+        _along(axes, kind, payload, times * share.microbatches, sizes, across) for axes, kind, payload, times in found
+    )
     return tuple(one for one in made if one.total > 0)
 
 
@@ -76,10 +80,18 @@ def _of_blocks(share: Share, reduces: bool) -> list[tuple[tuple[str, ...], str, 
     ]
 
 
-def _along(axes: tuple[str, ...], kind: str, payload: float, times: float, sizes: Mapping[str, int]) -> Collective:
+def _along(
+    axes: tuple[str, ...],
+    kind: str,
+    payload: float,
+    times: float,
+    sizes: Mapping[str, int],
+    across: Mapping[str, int],
+) -> Collective:
     members = math.prod(sizes[axis] for axis in axes)
     sent = payload * ring_share(kind, members) if members > 1 else 0.0
-    return Collective(kind, axes, True, payload, sent, times, "", ARITHMETIC)
+    slices = math.prod(across[axis] for axis in axes)
+    return Collective(kind, axes, True, payload, sent, times, "", ARITHMETIC, slices)
 
 
 def moved_bytes(step: Step, layout: PodLayout, trained: float) -> float:

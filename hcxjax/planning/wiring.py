@@ -56,11 +56,6 @@ class Wiring:
         """Axis → over how many slices it reaches."""
         return {axis: wire.slices for axis, wire in self.wires.items()}
 
-    @property
-    def within(self) -> dict[str, int]:
-        """Axis → devices within a slice."""
-        return {axis: wire.devices for axis, wire in self.wires.items()}
-
 
 def _bandwidth(pod: Pod, line: list[Place]) -> float:
     """Bytes/s that a device can send along a line of them at best.

@@ -109,10 +109,24 @@ def test_what_goes_between_slices():
             f'%s = (f32[8], u32[], token[]) send(%a, %t), {handler},_xla_megascale_reduce_operation="SUM"}}',
             f"%c = (f32[8], u32[], token[]) send(%a, %t), {handler}}}",
         ],
+        {"data": 4, "fsdp": 2, "tensor": 2},
         across={"data": 4, "fsdp": 1, "tensor": 1},
     )
     assert (summed.kind, summed.axes, summed.payload, summed.sent) == ("send", ("data",), 32, 48)
     assert copied.sent == 32
+
+
+def test_devices_of_nodes_are_numbered_in_one_go_and_those_of_slices_by_slice():
+    line, across = "%r = f32[8] all-reduce(%a), replica_groups=[4,2]<=[8]", {"data": 2, "fsdp": 1, "tensor": 1}
+    text = f"HloModule m\n\nENTRY %main (a: f32[8]) -> f32[8] {{\n  %a = f32[8] parameter(0)\n  {line}\n}}\n"
+    executed = Program.parse(text).executed()
+    [node] = collectives(executed, CUBE, across, one_program=True)
+    assert (node.axes, node.slices) == (("tensor",), 1)
+    [within] = collectives(executed, {"data": 4, "fsdp": 2, "tensor": 2}, across)
+    assert (within.axes, within.slices) == (("tensor",), 1)
+    text = text.replace("[4,2]<=[8]", "[1,8]<=[8]")
+    [both] = collectives(Program.parse(text).executed(), CUBE, across, one_program=True)
+    assert (both.axes, both.slices) == (("data", "fsdp", "tensor"), 2)
 
 
 @pytest.mark.parametrize("axes", [axes for count in (1, 2, 3) for axes in itertools.combinations(CUBE, count)])

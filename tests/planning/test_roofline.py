@@ -9,8 +9,8 @@ V5P = Pod.parse("v5p:4x4x4")
 WIRES = Wiring.of(V5P, {"data": 1, "fsdp": 16, "tensor": 4})
 
 
-def collective(kind, *axes, payload=0.0, sent=0.0, times=1.0):
-    return Collective(kind, axes, True, payload, sent, times, "bf16", "")
+def collective(kind, *axes, payload=0.0, sent=0.0, times=1.0, slices=1):
+    return Collective(kind, axes, True, payload, sent, times, "bf16", "", slices)
 
 
 def test_each_resource_takes_its_time():
@@ -43,9 +43,10 @@ def test_between_slices_each_device_takes_its_part_across():
     pod = Pod.parse("v5e:4x4", slices=2)
     wires = Wiring.of(pod, {"data": 2, "fsdp": 16, "tensor": 1})
     network = 3.125e9
-    alone = Roofline.of(pod, wires, 0.0, 0.0, [collective("all-reduce", "data", payload=network)])
+    alone = Roofline.of(pod, wires, 0.0, 0.0, [collective("all-reduce", "data", payload=network, slices=2)])
     assert alone.seconds["network"] == pytest.approx(1.0) and "links of data" not in alone.seconds
-    both = Roofline.of(pod, wires, 0.0, 0.0, [collective("all-reduce", "data", "fsdp", payload=16 * network)])
+    whole = collective("all-reduce", "data", "fsdp", payload=16 * network, slices=2)
+    both = Roofline.of(pod, wires, 0.0, 0.0, [whole])
     assert both.seconds["network"] == pytest.approx(1.0)
     assert both.seconds["links of fsdp"] == pytest.approx(16 * network * 2 * 15 / 16 / 100e9)
     sent = Roofline.of(pod, wires, 0.0, 0.0, [collective("send", "data", sent=2 * network)])

@@ -34,7 +34,7 @@ def test_bandwidth_of_axes(name, sizes, expected):
 def test_axes_across_slices():
     wiring = Wiring.of(Pod.parse("v5e:4x4", 2), {"data": 2, "fsdp": 16, "tensor": 1})
     assert wiring.across == {"data": 2, "fsdp": 1, "tensor": 1}
-    assert wiring.within == {"data": 1, "fsdp": 16, "tensor": 1}
+    assert {axis: wire.devices for axis, wire in wiring.wires.items()} == {"data": 1, "fsdp": 16, "tensor": 1}
     assert wiring.network == pytest.approx(3.125e9)
     assert wiring.wires["data"].bandwidth == 0, "within a slice it is one device"
     nodes = Wiring.of(Pod.parse("H200:2x8"), {"data": 2, "fsdp": 8, "tensor": 1})

@@ -89,7 +89,6 @@ def test_the_peer_is_the_same_model(options):
     torch = pytest.importorskip("torch")
     import dataclasses
 
-
     from hcxjax.mesh import unbox
     from hcxjax.objectives.language_model import LanguageModel
     from tools.bench_train_torch import Model

@@ -65,11 +65,15 @@ def alone():
 @pytest.mark.parametrize(
     ("axes", "settings"),
     [
-        ({"context": 8}, {}),
+        pytest.param({"context": 8}, {}, marks=pytest.mark.slow),
         ({"context": 4, "tensor": 2}, {"context": "ring"}),
         ({"fsdp": 2, "context": 2, "tensor": 2}, {"attention_tile": (8, 4)}),
         ({"data": 2, "tensor": 4}, {}),  # two devices share each KV head
-        ({"context": 2, "tensor": 4}, {"context": "ring", "remat": "attention", "attention_tile": (4, 8)}),
+        pytest.param(
+            {"context": 2, "tensor": 4},
+            {"context": "ring", "remat": "attention", "attention_tile": (4, 8)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rows_divided_over_devices_equal_rows_on_one(alone, axes, settings):

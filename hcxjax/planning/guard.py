@@ -75,11 +75,16 @@ def check_start(
 
 
 def device_memory(layout: Layout) -> float | None:
-    """Bytes that a program may take of a device: as the device says, else by the table of chips; None of a CPU."""
+    """Bytes that a program may take of a device; None of a CPU, and of chips that are not known.
+
+    A run of one process takes what its device says, else the table of chips. Several processes all take the table: no
+    process can ask another's devices, and all must judge alike. On GPUs the table knows nothing of the share that XLA
+    allots itself (XLA_PYTHON_CLIENT_MEM_FRACTION), so that less is refused there.
+    """
     device = layout.chosen[0]
     if device.platform == "cpu":
         return None
-    told = device.memory_stats() if device.process_index == jax.process_index() else None
+    told = device.memory_stats() if jax.process_count() == 1 else None
     if told and "bytes_limit" in told:
         return float(told["bytes_limit"])
     chip = chip_of(device.device_kind)

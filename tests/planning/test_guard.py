@@ -112,6 +112,23 @@ def test_memory(recipe, tiny, monkeypatch, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize(("processes", "limit"), [(1, 60e9), (2, 80e9)])
+def test_processes_judge_memory_alike(monkeypatch, processes, limit):
+    """Alone by what the device says; several by the table, whether or not the device is one's own."""
+
+    class Device:
+        platform, device_kind, process_index = "gpu", "NVIDIA H100 80GB HBM3", 0
+
+        def memory_stats(self):
+            return {"bytes_limit": 60e9}
+
+    monkeypatch.setattr(Layout, "chosen", [Device()])
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert guard.device_memory(Layout()) == limit
+
+
 LATER = (
     "--gin_file=gin/stages/long_context.gin",
     "--gin.LONG_LENGTH=72",

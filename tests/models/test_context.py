@@ -108,6 +108,7 @@ def attention_on(layout, rows=ROWS, length=LENGTH):
 def test_queries_keys_and_values_are_not_gathered():
     """But for the keys of a row that is divided, and then only over the context axis."""
     assert "all-gather" not in attention_on(Layout(data=2, fsdp=2, tensor=2))
+    assert "all-gather" not in attention_on(Layout(data=2, tensor=4)), "two devices share each KV head"
     assert "all-gather" in attention_on(Layout(data=2, context=2, tensor=2))
 
 

@@ -63,8 +63,7 @@ from hcxjax.objectives.reward_model import PairwiseReward
 from hcxjax.optim import AdamW, Cosine, Linear, SpikeGuard, WarmupStableDecay
 from hcxjax.peers import AGAIN, TimeLimits
 from hcxjax.phases import Phase
-from hcxjax.planning.guard import check_start
-from hcxjax.protocols import Shaped
+from hcxjax.planning.guard import check_phases
 from hcxjax.tracking import JsonLines, MLflow, ProgressBar, TensorBoard, quiet_libraries
 from hcxjax.train import Experiment, TrainingError, Watch
 from hcxjax.world import KnownReward, World
@@ -103,9 +102,7 @@ class Job(Protocol):
 def started(job: Job, operative: str) -> bool:
     """Runs a job, a training run with its folder claimed and its mesh looked at; True where it is complete."""
     if isinstance(job, Experiment):
-        first = job.timeline.at(0)
-        shapes = first.source.shapes() if isinstance(first.source, Shaped) else None
-        check_start(job.recipe(first), job.layout, shapes)
+        check_phases(job.timeline, job.recipe, job.layout)
     with claimed(Path(job.run_dir), operative) if isinstance(job, Experiment) else contextlib.nullcontext():
         return job.run()
 

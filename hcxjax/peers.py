@@ -57,7 +57,7 @@ class KeyValueStore(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _At:
-    """What a process is at, since when by its own clock, and how long that may take; None: as long as it likes."""
+    """What a process is at, since when by its own run time, and how long that may take; None: as long as it likes."""
 
     what: str = "starting"
     since: float = 0.0
@@ -73,6 +73,30 @@ class _Peer:
     what: str
     for_s: float
     limited: bool
+
+
+class _RunTime:
+    """Seconds that this process was run for, as far as a thread that takes turns can tell.
+
+    A gap between two turns is the time of whatever held this process up, such as a call that keeps Python's lock (a
+    tokenizer's training, for minutes) or SIGSTOP: nobody's silence is heard in it, and no more of it counts than
+    `longest_s`.
+    """
+
+    def __init__(self, longest_s: float):
+        self._longest_s = longest_s
+        self._turn = (0.0, time.monotonic())  # one object, so that no thread reads the half of it
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        seconds, turned = self._turn
+        return seconds + min(time.monotonic() - turned, self._longest_s)
+
+    def turn(self) -> float:
+        """Takes a turn; the seconds until now."""
+        self._turn = (self.seconds, time.monotonic())
+        return self._turn[0]
 
 
 class Peers:
@@ -96,8 +120,9 @@ class Peers:
         self._store, self._process, self._processes = store, process, processes
         self._heartbeat_s, self._leave = heartbeat_s, leave
         self._every_s = min(5.0, heartbeat_s / 10)
+        self._run_time = _RunTime(2 * self._every_s)
         self._at = _At()
-        self._beat, self._answered = 0, time.monotonic()
+        self._beat, self._answered = 0, self._run_time.seconds
         self._peers: dict[int, _Peer] = {}
         self._left, self._ending = threading.Event(), threading.Lock()
         self._threads = [
@@ -119,7 +144,7 @@ class Peers:
 
     def at(self, what: str, limit_s: float | None = None) -> None:
         """Says what this process is at from now on; one that has no limit may be silent, too."""
-        self._at = _At(what, time.monotonic(), limit_s)
+        self._at = _At(what, self._run_time.seconds, limit_s)
 
     def _repeat(self, action: Callable[[], None]) -> None:
         while not self._left.wait(self._every_s):
@@ -131,7 +156,7 @@ class Peers:
         """Tells what this process is at and hears of the others, or of the end."""
         self._tell()
         ends = self._store.key_value_dir_get(_END)
-        self._answered = time.monotonic()
+        self._answered = self._run_time.seconds
         if ends:
             end = json.loads(ends[0][1])
             self._end(end["status"], end["message"], end["stuck"])
@@ -142,11 +167,11 @@ class Peers:
 
     def _tell(self) -> None:
         at, self._beat = self._at, self._beat + 1
-        told = [self._beat, at.what, time.monotonic() - at.since, at.limit_s is not None]
+        told = [self._beat, at.what, self._run_time.seconds - at.since, at.limit_s is not None]
         self._store.key_value_set(f"{_AT}{self._process}", json.dumps(told), allow_overwrite=True)
 
     def _hear(self) -> None:
-        now, peers = time.monotonic(), dict(self._peers)
+        now, peers = self._run_time.seconds, dict(self._peers)
         for key, told in self._store.key_value_dir_get(_AT):
             process, (beat, what, for_s, limited) = int(key.rpartition("/")[2]), json.loads(told)
             if process not in peers or peers[process].beat != beat:
@@ -155,7 +180,7 @@ class Peers:
 
     def _silent(self) -> str | None:
         """Who was not heard of for too long. One that is starting may be: it may hold Python's lock for minutes."""
-        now = time.monotonic()
+        now = self._run_time.seconds
         lost = {
             process: peer
             for process, peer in self._peers.items()
@@ -171,8 +196,11 @@ class Peers:
         return f"{told}{more} (--heartbeat_s={self._heartbeat_s:g}): it hangs, or its machine is gone"
 
     def judge(self) -> None:
-        """Ends this process where process 0 does not answer, or all where its own work takes longer than it may."""
-        now, at = time.monotonic(), self._at
+        """Ends this process where process 0 does not answer, or all where its own work takes longer than it may.
+
+        Whoever was held up is not judged at once by the time that this took: the other thread comes to its turn first.
+        """
+        now, at = self._run_time.turn(), self._at
         if now - self._answered > self._heartbeat_s + self._every_s:
             self._end(
                 AGAIN,

@@ -71,24 +71,32 @@ def processes(count, store, heartbeat_s=10):
     return made
 
 
+def pass_by(clock, seconds, *judging, talking=()):
+    """Turns of the processes that run, one a second; the others are held up."""
+    for _ in range(seconds):
+        clock.now += 1
+        for one in talking:
+            one.talk()
+        for one in judging:
+            one.judge()
+
+
 def test_processes_that_talk_stay(clock):
     first, second = processes(2, Store())
     for _ in range(20):
-        clock.now += 5
         for one in (first, second):
             one.at("update 3", 60)
-            one.talk()
-            one.judge()
+        pass_by(clock, 5, first, second, talking=(first, second))
 
 
 def test_one_that_is_silent_is_named_by_all(clock, capsys):
     first, second, _ = processes(3, Store())
     for one in (first, second):
         one.at("update 4", 60)
-    clock.now += 8
+    pass_by(clock, 8, first, second)
     second.talk()
     first.talk()
-    clock.now += 3
+    pass_by(clock, 3, first, second)
     second.talk()
     with pytest.raises(LeftError, match=str(AGAIN)):
         first.talk()
@@ -103,31 +111,65 @@ def test_one_that_is_silent_is_named_by_all(clock, capsys):
 def test_one_that_starts_or_is_done_may_be_silent(clock, what):
     """Training a tokenizer holds Python's lock for minutes."""
     first, second = processes(2, Store())
+    first.at("starting")
     second.at(what)
     second.talk()
     if what == "done":
         second.close()
-    first.talk()
-    clock.now += 1000
-    first.talk()
+    pass_by(clock, 1000, first, talking=(first,))
+
+
+@pytest.mark.parametrize("held_s", [15, 4000])
+def test_one_that_was_held_up_hears_the_others_before_it_judges(clock, held_s):
+    """By Python's lock, which neither of its threads had; or all were stopped, and go on."""
+    first, second = processes(2, Store())
+    first.at("starting")
+    second.at("starting")
+    clock.now += held_s
+    for one in (second, first):  # their threads wake in any order
+        one.judge()
+    pass_by(clock, 20, first, second, talking=(first, second))
+    for one in (first, second):
+        one.at("update 1", 60)
+    pass_by(clock, 2, first, second, talking=(first, second))
+    clock.now += held_s
+    first.talk()  # what it has of the other is as old as it was held up itself
+    for one in (first, second):
+        one.judge()
+    pass_by(clock, 20, first, second, talking=(second, first))
+
+
+def test_one_that_was_held_up_still_misses_who_is_gone(clock, capsys):
+    store = Store()
+    first, second, third = processes(3, store)
+    clock.now += 4000
+    pass_by(clock, 8, first, second, talking=(first, second))
+    with pytest.raises(LeftError, match=str(AGAIN)):
+        pass_by(clock, 3, first, second, talking=(first, second))
+    assert "process 2 has not been heard of for" in capsys.readouterr().err
+    store.answers = False
+    clock.now += 4000
+    third.judge()
+    with pytest.raises(LeftError, match=str(AGAIN)):
+        pass_by(clock, 11, third)
+    assert "process 0, which keeps the processes together, has not answered for" in capsys.readouterr().err
 
 
 def test_the_first_is_missed_when_it_does_not_answer(clock, capsys):
     store = Store()
     _, second = processes(2, store)
     store.answers = False
-    clock.now += 10
-    second.judge()
-    clock.now += 2
+    pass_by(clock, 11, second)
     with pytest.raises(LeftError, match=str(AGAIN)):
-        second.judge()
+        pass_by(clock, 1, second)
     assert "process 0, which keeps the processes together, has not answered for 12 s" in capsys.readouterr().err
 
 
 def test_work_that_hangs_is_told_with_who_is_at_what(clock, capfd):
     all_four = processes(4, Store(), heartbeat_s=1000)
     all_four[2].at("the batch of step 3", 60)
-    clock.now += 61
+    pass_by(clock, 60, *all_four)
+    clock.now += 1
     for one in all_four:
         one.talk()
     with pytest.raises(LeftError, match=str(AGAIN)):

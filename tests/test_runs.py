@@ -190,6 +190,17 @@ def test_two_processes_go_on_where_one_stopped_and_one_where_two_were_killed(who
     assert_same_course(run, whole)
 
 
+@pytest.mark.slow
+def test_four_processes_from_the_first_update_to_the_last(whole, compiled, tmp_path):
+    run = tmp_path / "run"
+    # All compile at the same time: CPU processes wait 30 s for one another, and not all of them would be in the cache.
+    alike = compiled | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    for process in together(run, whole, alike, 4, "Layout.data=2", "Layout.fsdp=2"):
+        finish(process)
+    assert checkpoints(run) == [4, 8, 12, 16]
+    assert_same_course(run, whole, exact=0)
+
+
 EVALUATED = "Experiment.evaluators=(@BitsPerByte(), @WorldProbes(), @Samples())"
 
 

@@ -6,6 +6,7 @@ devices at once, or go round in a ring (Liu et al. 2023, arXiv:2310.01889) whose
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ from hcxjax.mesh import axes_of, spec_of
 from hcxjax.models.config import DecoderConfig
 from hcxjax.protocols import Array
 
+_log = logging.getLogger(__name__)
+
 LANES = 128
 """Keys that a kernel's tile is a multiple of."""
 
@@ -30,9 +33,18 @@ Part = Callable[[Array, Array, AttentionPlan], tuple[Array, Array | None]]
 
 
 def shards_of(length: int) -> int:
-    """Devices that a row of `length` is divided over: 1 where each has the whole row."""
-    axis = _axis(length)
-    return 1 if axis is None else jax.sharding.get_abstract_mesh().shape[axis]
+    """Devices that a row of `length` is divided over: 1 where each has the whole row.
+
+    It says so, once, where a mesh has devices for the places of a row and does not divide this one; a row of one token,
+    from which parameters are drawn, has nothing to divide.
+    """
+    axis, mesh = _axis(length), jax.sharding.get_abstract_mesh()
+    if axis is not None:
+        return mesh.shape[axis]
+    for axis in axes_of("length"):
+        if length > 1 and axis not in mesh.manual_axes:
+            _tell_whole(axis, mesh.shape[axis], length)
+    return 1
 
 
 def dealt(x_BT: Array) -> Array:
@@ -183,6 +195,18 @@ def _axis(length: int) -> str | None:
     mesh = jax.sharding.get_abstract_mesh()
     spec = () if mesh.empty else tuple(spec_of((length,), "length"))
     return spec[0] if spec and spec[0] and length % (2 * mesh.shape[spec[0]]) == 0 else None
+
+
+@functools.cache
+def _tell_whole(axis: str, shards: int, length: int) -> None:
+    _log.warning(
+        "rows of %d tokens are not divided over Layout.%s, %d: each of its devices computes them whole. Only a "
+        "multiple of %d is divided: set the length of what reads such rows (the source, an evaluator) to one",
+        length,
+        axis,
+        shards,
+        2 * shards,
+    )
 
 
 def _taken() -> str | None:

@@ -1,17 +1,20 @@
 """What the start of a run refuses: a mesh that does not divide the model, and more memory than a device has."""
 
+import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 
 from hcxjax.chips import GIB, chip_of
 from hcxjax.mesh import Layout, unbox
+from hcxjax.phases import Phase, Phases
 from hcxjax.planning.memory import Held, estimated_memory, sharded_bytes
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
-from hcxjax.update import Recipe, abstract_state
+from hcxjax.protocols import Shaped
+from hcxjax.update import Recipe, abstract_state, update
 
 _log = logging.getLogger(__name__)
 
@@ -22,29 +25,66 @@ ALWAYS_DIVIDED = ("heads", "mlp")
 """Logical axes whose work every device would do whole, if it held them whole."""
 
 
-def check_start(recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None) -> None:
+def check_phases(phases: Phases, recipe_of: Callable[[Phase], Recipe], layout: Layout) -> None:
+    """`check_start` of every phase: what the last one cannot do is found before the first has run for days.
+
+    Updates of later phases are traced, too, for all else that a trace refuses, such as rows longer than the model's
+    context; the first one's is traced soon enough.
+
+    Raises:
+      ValueError: names the phase, and what `check_start` names.
+    """
+    for number, phase in enumerate(phases.phases):
+        recipe, shapes = recipe_of(phase), phase.source.shapes() if isinstance(phase.source, Shaped) else None
+        try:
+            check_start(recipe, layout, shapes, number)
+            if number and shapes is not None:
+                with layout.active():
+                    state, batch = abstract_state(recipe, layout), layout.abstract_batch(shapes)
+                    jax.eval_shape(functools.partial(update, recipe), state, batch)
+        except ValueError as error:
+            if not number:
+                raise
+            raise ValueError(
+                f"phase {number} of the run (Experiment.phases), from update {phases.begin(phase) + 1:,} on: {error}. "
+                "LENGTH, BATCH and ACCUMULATE are that phase's own, such as LONG_LENGTH of "
+                "gin/stages/long_context.gin"
+            ) from error
+
+
+def check_start(
+    recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None, phase: int = 0
+) -> None:
     """Looks at shapes and devices, makes no array.
 
     Args:
       shapes: of the batch's arrays, where they are known before data is read.
+      phase: its number, for a warning to name.
     Raises:
       ValueError: names the axis, the size, and what to change.
     """
     if len(layout.chosen) > 1:
         _check_division(recipe, layout)
     if shapes is not None and "tokens_BT" in shapes:
-        _check_length(layout, shapes["tokens_BT"].shape[1])
+        rows, length = shapes["tokens_BT"].shape
+        layout.check_batch(rows, recipe.accumulate)
+        _check_length(layout, length)
     limit = device_memory(layout)
     if limit is not None:
-        _check_memory(recipe, layout, shapes, limit)
+        _check_memory(recipe, layout, shapes, limit, phase)
 
 
 def device_memory(layout: Layout) -> float | None:
-    """Bytes that a program may take of a device: as the device says, else by the table of chips; None of a CPU."""
+    """Bytes that a program may take of a device; None of a CPU, and of chips that are not known.
+
+    A run of one process takes what its device says, else the table of chips. Several processes all take the table: no
+    process can ask another's devices, and all must judge alike. On GPUs the table knows nothing of the share that XLA
+    allots itself (XLA_PYTHON_CLIENT_MEM_FRACTION), so that less is refused there.
+    """
     device = layout.chosen[0]
     if device.platform == "cpu":
         return None
-    told = device.memory_stats() if device.process_index == jax.process_index() else None
+    told = device.memory_stats() if jax.process_count() == 1 else None
     if told and "bytes_limit" in told:
         return float(told["bytes_limit"])
     chip = chip_of(device.device_kind)
@@ -86,7 +126,7 @@ def _check_length(layout: Layout, length: int) -> None:
 
 
 def _check_memory(
-    recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None, limit: float
+    recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None, limit: float, phase: int
 ) -> None:
     held = Held.of(abstract_state(recipe, layout), layout.abstract_batch(shapes or {}))
     gradients = held.trained * (2 if recipe.accumulate > 1 else 1)
@@ -104,9 +144,10 @@ def _check_memory(
     memory = estimated_memory(step, PodLayout.over(layout, layout.chosen), held)
     if memory.total > limit:
         _log.warning(
-            "by arithmetic a device needs %.1f GiB (state %.1f, activations %.1f, temporaries %.1f) and has %.1f: "
-            "more ACCUMULATE, DecoderConfig.remat = 'full' or a smaller BATCH take less; tools/plan.py compiles it, to "
-            "be sure",
+            "phase %d: by arithmetic a device needs %.1f GiB (state %.1f, activations %.1f, temporaries %.1f) and has "
+            "%.1f: more ACCUMULATE, DecoderConfig.remat = 'full' or a smaller BATCH take less; tools/plan.py "
+            "compiles it, to be sure",
+            phase,
             memory.total / GIB,
             certain / GIB,
             memory.activations / GIB,

@@ -12,6 +12,7 @@ from hcxjax.kernels.reference import reference_attention
 from hcxjax.kernels.target import Target
 from hcxjax.mesh import Layout, unbox
 from hcxjax.models import context
+from hcxjax.models.attention import KVCache
 from hcxjax.models.config import DecoderConfig
 from hcxjax.models.decoder import Decoder, apply, init_decoder
 
@@ -127,6 +128,35 @@ def test_columns_come_back_in_order():
         odd = jnp.zeros((2, 12, 3))  # no multiple of 2 x 4: held whole by every device
         assert context.shards_of(12) == 1
         assert context.dealt(odd) is odd
+
+
+def test_rows_that_are_not_divided_are_told_once(caplog):
+    context._tell_whole.cache_clear()
+    with Layout(data=2, context=4).active():
+        for length in (1, 16, 12, 12, 20, 12):
+            context.shards_of(length)
+        jax.eval_shape(lambda ids_BT: context.row_plan(ids_BT, CONFIG()), jnp.ones((2, 12), jnp.int32))
+    with Layout(data=2, tensor=4).active():
+        context.shards_of(28)
+    context.shards_of(28)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.partition(":")[0] for message in told] == [
+        f"rows of {length} tokens are not divided over Layout.context, 4" for length in (12, 20)
+    ]
+    assert all("a multiple of 8 is divided" in message for message in told)
+
+
+@pytest.mark.slow
+def test_decoding_and_drawing_parameters_tell_nothing(caplog):
+    context._tell_whole.cache_clear()
+    config, prompt_BT = CONFIG(), jnp.ones((2, 6), jnp.int32)
+    with Layout(data=2, context=4).active():
+        params = unbox(jax.eval_shape(functools.partial(init_decoder, config), jax.random.key(0)))
+        cache = KVCache.empty(config, 2, 12)
+        jax.eval_shape(lambda params: apply(config, params, Decoder.extend, prompt_BT, prompt_BT, cache), params)
+        assert not caplog.records
+        jax.eval_shape(lambda params: apply(config, params, Decoder.hidden, *[prompt_BT] * 3), params)
+    assert caplog.records
 
 
 def test_backend_that_takes_whole_rows_only(monkeypatch):

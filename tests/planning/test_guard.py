@@ -10,8 +10,9 @@ from hcxjax import main as main_module
 from hcxjax.mesh import Layout
 from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.optim import AdamW, Cosine, SpikeGuard
+from hcxjax.phases import Phase, Phases
 from hcxjax.planning import guard
-from hcxjax.planning.guard import check_start
+from hcxjax.planning.guard import check_phases, check_start
 from hcxjax.update import Recipe
 
 SHAPES = {"tokens_BT": jax.ShapeDtypeStruct((8, 16), "int32")}
@@ -60,6 +61,42 @@ def test_rows_that_the_context_axis_does_not_divide(recipe):
         check_start(recipe(), Layout(data=2, context=4), shapes)
 
 
+class Rows:
+    """A source of packed rows, as far as a start looks at one."""
+
+    def __init__(self, rows, length):
+        self._whole = (rows, length)
+
+    def shapes(self):
+        names = ("tokens_BT", "targets_BT", "segment_ids_BT", "positions_BT", "weights_BT")
+        shapes = {name: jax.ShapeDtypeStruct(self._whole, "int32") for name in names}
+        return shapes | {"source_B": jax.ShapeDtypeStruct(self._whole[:1], "int32")}
+
+
+def test_rows_that_microbatches_and_mesh_do_not_divide(recipe):
+    with pytest.raises(ValueError, match=r"BATCH is 8; it must be a positive multiple of 12 \(microbatches 3"):
+        check_start(dataclasses.replace(recipe(), accumulate=3), Layout(data=4, tensor=2), SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "accumulate", "message"),
+    [
+        (4, 36, 1, r"LENGTH is 36; it must be a multiple of 8, .*Layout\.context is 4"),
+        (4, 32, 4, r"BATCH is 4; it must be a positive multiple of 8 \(microbatches 4"),
+        (4, 64, 1, r"a row of 64 tokens is longer than .*max_length is 32"),
+    ],
+)
+def test_later_phases_are_looked_at_before_the_first_begins(recipe, rows, length, accumulate, message):
+    first, model = recipe(), recipe().objective
+    phases = Phases((Phase(0.0, model, Rows(8, 16)), Phase(0.9, model, Rows(rows, length), (), accumulate)), 1000)
+    with pytest.raises(ValueError, match=rf"phase 1 of the run .*, from update 901 on: {message}.*LONG_LENGTH"):
+        check_phases(
+            phases,
+            lambda phase: dataclasses.replace(first, accumulate=phase.accumulate),
+            Layout(data=2, context=4),
+        )
+
+
 def test_memory(recipe, tiny, monkeypatch, caplog):
     layout, state = Layout(data=1, fsdp=4, tensor=2), 16 * tiny.parameters / 8  # weights, moments, gradient: float32
     check = functools.partial(check_start, recipe(), layout, SHAPES)
@@ -68,16 +105,49 @@ def test_memory(recipe, tiny, monkeypatch, caplog):
         check()
     monkeypatch.setattr(guard, "device_memory", lambda layout: 1.5 * state)
     check()
-    assert "by arithmetic a device needs" in caplog.text
+    assert "phase 0: by arithmetic a device needs" in caplog.text
     caplog.clear()
     monkeypatch.setattr(guard, "device_memory", lambda layout: math.inf)
     check()
     assert not caplog.text
 
 
-def test_a_run_that_cannot_be_ends_before_its_folder_is_made(tmp_path, capsys):
+@pytest.mark.parametrize(("processes", "limit"), [(1, 60e9), (2, 80e9)])
+def test_processes_judge_memory_alike(monkeypatch, processes, limit):
+    """Alone by what the device says; several by the table, whether or not the device is one's own."""
+
+    class Device:
+        platform, device_kind, process_index = "gpu", "NVIDIA H100 80GB HBM3", 0
+
+        def memory_stats(self):
+            return {"bytes_limit": 60e9}
+
+    monkeypatch.setattr(Layout, "chosen", [Device()])
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert guard.device_memory(Layout()) == limit
+
+
+LATER = (
+    "--gin_file=gin/stages/long_context.gin",
+    "--gin.LONG_LENGTH=72",
+    "--gin.LONG_BATCH=8",
+    "--gin.LONG_ACCUMULATE=1",
+    "--gin.LONG_ROPE_THETA=4000.0",
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gin.Layout.tensor=8"], "Layout.tensor = 8 does not divide"),
+        ([*LATER, "--gin.Layout.context=8"], "phase 1 of the run (Experiment.phases), from update 15 on: LENGTH is 72"),
+    ],
+)
+def test_a_run_that_cannot_be_ends_before_its_folder_is_made(tmp_path, capsys, arguments, message):
     tiny_run = Path(__file__).parents[1] / "tiny.gin"
-    arguments = [f"--gin_file={tiny_run}", f"--gin.RUN_DIR={tmp_path / 'run'}", "--gin.Layout.data=1"]
-    assert main_module.main([*arguments, "--gin.Layout.tensor=8"]) == 1
-    assert "Layout.tensor = 8 does not divide" in capsys.readouterr().err
+    common = [f"--gin_file={tiny_run}", f"--gin.RUN_DIR={tmp_path / 'run'}", "--gin.Layout.data=1"]
+    assert main_module.main([*common, *arguments]) == 1
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -97,6 +97,11 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
+    @property
+    def stopped(self) -> bool:
+        """Was it asked to end?"""
+        return self._stopped
+
     def run(self) -> int:
         """As `Start.run`."""
         # A session of its own: Ctrl-C would otherwise reach it twice.
@@ -242,7 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--run_dir", metavar="DIR", help="the run's folder: new checkpoints in it are progress")
     parser.add_argument(
-        "--requeue", action="store_true", help="after SIGTERM put the SLURM job back into the queue, if it got further"
+        "--requeue",
+        action="store_true",
+        help="where SIGTERM ended it, and nothing else, put the SLURM job back into the queue, if it got further",
     )
     add_policy(parser)
     ours, command = split(sys.argv[1:] if argv is None else argv)
@@ -260,7 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    if options.requeue and status == AGAIN:
+    # What ended by itself has had its restarts; in the queue it would have as many again.
+    if options.requeue and start.stopped and status not in FINAL:
         if (start.step() or 0) > before:
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         else:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tools.launch.restarts import Command, keep_going, newest_step, policy_of, say
+from tools.launch.restarts import AGAIN, Command, keep_going, newest_step, policy_of, say
 from tools.launch.training import Training, in_shell
 
 EXAMPLES = """\
@@ -106,10 +106,13 @@ class Pod:
             self.make_ready()
         except RuntimeError as error:
             say(str(error))
-            return 255
-        if self._was_started:
+            return AGAIN if self._stopped else 255
+        if self._was_started and not self._stopped:
             subprocess.run(self._ssh(self._clearing()), check=False)
-        self._was_started = True
+        self._was_started = True  # from here on `stop` asks the hosts
+        if self._stopped:
+            say("it was stopped before the run was started")
+            return AGAIN
         status = self._running.run()
         return 255 if status == 1 else 1 if status == _ERROR else status
 
@@ -132,7 +135,7 @@ class Pod:
 
         Raises:
           ValueError: it is not there, and not to be made.
-          RuntimeError: gcloud or the hosts failed, which may pass.
+          RuntimeError: gcloud or the hosts failed, which may pass; or it was stopped.
         """
         while (state := self._state()) not in _READY:
             told = f"TPU {self._options.name} is {state or 'not there'}"
@@ -141,14 +144,14 @@ class Pod:
             say(told)
             self._is_set_up = False
             if state is None:
-                _run(self._creation())
+                self._do(self._creation())
             elif state in _GONE:
-                _run(self._deletion())
+                self._do(self._deletion())
             else:
                 self._wait()
         if not self._is_set_up:
             for _, line in self._preparation():
-                _run(self._ssh(line))
+                self._do(self._ssh(line))
             self._is_set_up = True
 
     def commands(self) -> list[tuple[str, list[str]]]:
@@ -243,10 +246,11 @@ class Pod:
                 raise RuntimeError("no longer waiting for the TPU")
             time.sleep(min(0.2, _POLL_S))
 
-
-def _run(command: Sequence[str]) -> None:
-    """RuntimeError where it fails."""
-    say(shlex.join(command))
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise RuntimeError(f"it ended with {done.returncode}: {shlex.join(command)}")
+    def _do(self, command: Sequence[str]) -> None:
+        """RuntimeError where it fails, or is no longer wanted."""
+        if self._stopped:
+            raise RuntimeError(f"stopped before: {shlex.join(command)}")
+        say(shlex.join(command))
+        done = subprocess.run(command, check=False)
+        if done.returncode:
+            raise RuntimeError(f"it ended with {done.returncode}: {shlex.join(command)}")

@@ -33,6 +33,10 @@ for answer in answers:
             signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
             (folder / "waiting").touch()
             time.sleep(60)
+        if status in ("SIGTERM", "SIGINT"):
+            import signal
+            os.kill(os.getppid(), signal.Signals[status])
+            status = 130 if status == "SIGINT" else 0
         sys.exit(status)
 sys.exit("no answer for " + " ".join(sys.argv[1:]))
 """
@@ -63,6 +67,10 @@ class Fakes:
 
 
 def answer(*turns, words=()) -> dict:
-    """Turns are exit statuses, or (status, printed, folder that is made, complaint); the last one is given for ever."""
+    """Turns are exit statuses, or (status, printed, folder that is made, complaint); the last one is given for ever.
+
+    The status "wait" waits for SIGTERM and ends with 75; "SIGTERM" sends it to whoever called, and ends with 0;
+    "SIGINT" reaches both, as Ctrl-C does.
+    """
     whole = [turn if isinstance(turn, tuple) else (turn,) for turn in turns]
     return {"with": list(words), "turns": [(*turn, *("", "", "")[len(turn) - 1 :]) for turn in whole]}

@@ -137,6 +137,30 @@ def test_sigterm_is_passed_on_and_the_job_goes_back_into_the_queue_if_it_got_fur
     assert ("not put back into the queue: no checkpoint after step 4" in said) is not further
 
 
+def test_a_job_that_has_had_its_restarts_does_not_have_as_many_again_from_the_queue(fakes, tmp_path):
+    made = [str(tmp_path / "run" / "checkpoints" / str(step)) for step in (4, 8, 12)]
+    fakes.add("srun", answer(*((AGAIN, "", step) for step in made)))
+    fakes.add("scontrol", answer(0))
+    (fakes.folder / "scontrol.jsonl").touch()
+    status, said = ended(fakes, f"--run_dir={tmp_path / 'run'}", "--max_restarts=1", "--requeue")
+    assert status == AGAIN
+    assert "not started again: there were 1 restarts (--max_restarts)" in said
+    assert len(fakes.calls("srun")) == 2 and fakes.calls("scontrol") == []
+
+
+def test_sigterm_in_the_pause_before_a_restart_puts_the_job_back_into_the_queue(fakes, tmp_path):
+    """The time limit of the job comes when it comes."""
+    fakes.add("srun", answer((137, "", str(tmp_path / "run" / "checkpoints" / "4"))))
+    fakes.add("scontrol", answer(0))
+    process = started(fakes, f"--run_dir={tmp_path / 'run'}", "--pause_s=600", "--requeue")
+    said = iter(process.stderr.readline, "")
+    assert any("restart 1 of 20 in 600 s" in line for line in said)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 137
+    assert len(fakes.calls("srun")) == 1 and fakes.calls("scontrol") == [["requeue", "17"]]
+
+
 def test_a_second_ctrl_c_ends_it_at_once(fakes):
     fakes.add("srun", answer(("wait",)))
     (fakes.folder / "srun").write_text(

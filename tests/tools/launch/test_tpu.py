@@ -8,6 +8,7 @@ import pytest
 from tests.tools.launch.fakes import Fakes, answer
 from tools.launch import tpu
 from tools.launch.__main__ import main
+from tools.launch.restarts import AGAIN
 
 RUN = ["--gin_file=gin/runs/quickstart.gin", "--gin.RUN_DIR=/mnt/disks/mine/my run"]
 POD = ["tpu", "--name=pod", "--zone=us-east5-b", "--bucket=mine", "--pause_s=0"]
@@ -152,6 +153,25 @@ def test_a_spot_tpu_that_was_taken_away_is_made_anew(gcloud, capsys):
     kinds = ("create", "delete", "gcsfuse", "./setup", "hcxjax.main --distributed")
     assert [len(gcloud.calls("gcloud", kind)) for kind in kinds] == [2, 1, 2, 2, 2]
     assert "TPU pod is SUSPENDED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("point", "name", "calls"),
+    [
+        ("made", "SIGTERM", (1, 0, 0, 0)),
+        ("set_up", "SIGTERM", (0, 1, 1, 0)),
+        ("set_up", "SIGINT", (0, 1, 1, 0)),
+        ("cleared", "SIGINT", (0, 1, 1, 1)),  # before a restart
+    ],
+)
+def test_stopped_on_the_way_to_the_run_nothing_more_is_begun(gcloud, point, name, calls):
+    missing, active = (1, "", "", "NOT_FOUND"), (0, "ACTIVE\n")
+    answers = {"state": [missing, active] if point == "made" else [active], "made": [0], "mounted": [0], "set_up": [0]}
+    answers |= {"run": [137, 0], "listed": [(0, LISTED.format(4))], "cleared": [0]}
+    gcloud.plan(**answers | {point: [name]})
+    assert main([*MADE, "--setup=./setup", "--", *RUN]) == AGAIN
+    kinds = ("create", "gcsfuse", "./setup", "hcxjax.main --distributed")
+    assert tuple(len(gcloud.calls("gcloud", kind)) for kind in kinds) == calls
 
 
 def test_without_create_no_tpu_is_made(gcloud, capsys):

@@ -12,6 +12,7 @@ Arrays end in `_` and one capital per dimension; scalars and trees have no suffi
 | K      | KV heads; texts      | R      | rank (adapters)            |
 | G      | query heads per KV   | M      | watched measures           |
 | W      | listed ids, tiles    | I, J   | blocks of queries, of keys |
+| E      | rotary pairs, H/2    |        |                            |
 """
 
 from collections.abc import Mapping

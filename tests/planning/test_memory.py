@@ -71,7 +71,7 @@ def test_a_pipeline_keeps_a_stage_s_weights_whole(step_of, billion):
 
 
 def test_what_waits_for_every_microbatch(step_of, billion):
-    """The gradient of an embedding that is not the head is whole until the last; weights in the compute dtype wait too."""
+    """The gradient of an embedding that is not the head, whole; and weights in the compute dtype."""
 
     def temporaries(model, accumulate=4):
         step = step_of(model, rows=256, length=4096, data=1, fsdp=16, tensor=4)

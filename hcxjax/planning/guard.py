@@ -65,6 +65,11 @@ def _check_division(recipe: Recipe, layout: Layout) -> None:
     for found in undivided:
         if found.logical in ALWAYS_DIVIDED:
             raise ValueError(f"{found}: each device would do the work of all")
+        if found.logical == "kv_heads" and found.parts % found.size:
+            raise ValueError(
+                f"{found}, and {found.parts} is no multiple of {found.size} either: query heads of a device would "
+                "share no single KV head. Make DecoderConfig.num_kv_heads or the mesh axis a multiple of the other"
+            )
         copies += found.bytes * (1 - 1 / found.parts)
     if copies > MOST_COPIES * held and copies > GIB / 4:
         largest = max(undivided, key=lambda found: found.bytes)

@@ -37,6 +37,11 @@ def test_what_fits_is_not_refused(recipe):
     [
         ({}, {"tensor": 8}, r"'heads' of layers/attention/.* is 4, which Layout\.tensor = 8 does not divide"),
         ({"mlp_dim": 42}, {"tensor": 4, "data": 2}, r"'mlp' of layers/mlp/.* is 42, which Layout\.tensor = 4 does not"),
+        (
+            {"num_heads": 12, "num_kv_heads": 3, "mlp_dim": 40},
+            {"tensor": 4, "data": 2},
+            r"'kv_heads' of layers/attention/.* is 3, which Layout\.tensor = 4 does not divide, .* no multiple of 3",
+        ),
     ],
 )
 def test_work_that_the_mesh_does_not_divide(recipe, sizes, axes, message):

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from hcxjax.objectives.language_model import LanguageModel
 from hcxjax.optim import AdamW, Cosine, SpikeGuard
 from hcxjax.planning import guard
 from hcxjax.planning.guard import check_start
+from hcxjax.planning.topology import PodLayout
 from hcxjax.update import Recipe
 
 SHAPES = {"tokens_BT": jax.ShapeDtypeStruct((8, 16), "int32")}
@@ -57,6 +59,22 @@ def test_parameters_that_many_devices_hold_in_copies(recipe, monkeypatch):
         ValueError, match=r"at most 5% may be\. The largest: 'embed' of .* is 36, which Layout\.fsdp = 8"
     ):
         check_start(recipe(embed_dim=36), layout, SHAPES)
+
+
+def test_a_model_that_all_devices_hold_whole_is_warned_of(recipe, monkeypatch, caplog):
+    monkeypatch.setattr(guard, "device_memory", lambda layout: None)
+
+    def told(devices, **axes):
+        caplog.clear()
+        check_start(recipe(vocab_size=64, num_layers=1), PodLayout.over(Layout(**axes), range(devices)), None)
+        return caplog.text
+
+    assert not told(64, data=64), "few bytes nobody minds"
+    monkeypatch.setattr(guard, "GIB", 1000)
+    assert re.search(r"divided over Layout\.data = 16\. Layout\.fsdp \(1\)", told(16, data=16)), "15 of 16 are copies"
+    assert re.search(r"copies of what others of 64 devices .* Layout\.data = 32\.", told(64, data=32, fsdp=2))
+    assert not told(8, data=8), "7 of 8 are"
+    assert not told(64, data=8, fsdp=4, tensor=2)
 
 
 def test_rows_that_the_context_axis_does_not_divide(recipe):

@@ -8,7 +8,7 @@ import pytest
 from hcxjax.planning.compiled import DoesNotFitError
 from hcxjax.planning.plan import Site, estimate
 from tests.runs import ROOT
-from tools.plan import main
+from tools.plan import main, parser
 
 RUN = [f"--gin_file={ROOT / 'gin/runs/pretrain_1b.gin'}", "--gin.CODE=files:src", "--gin.BATCH=64"]
 
@@ -81,6 +81,12 @@ def test_where_nothing_compiles_every_reason_is_told(monkeypatch, capsys):
     told = capsys.readouterr().err
     assert len(left) == 1 and all(f"reason {number}" in told for number in range(3))
     assert "none of them compiles and fits" in told
+
+
+def test_every_option_is_explained():
+    page = (ROOT / "docs" / "planning.md").read_text()
+    options = [name for action in parser()._actions for name in action.option_strings if name not in ("-h", "--help")]
+    assert len(options) > 10 and [name for name in options if not re.search(rf"^\| .*`{name}[`=]", page, re.M)] == []
 
 
 def test_the_second_phase_of_a_run_is_planned_too(capsys):

@@ -104,13 +104,17 @@ def compiled_update() -> Callable[[Recipe, TrainState, Batch], tuple[TrainState,
     return step
 
 
-def lowered_update(recipe: Recipe, state: TrainState, batch: Mapping[str, Any]) -> jax.stages.Lowered:
+def lowered_update(
+    recipe: Recipe, state: TrainState, batch: Mapping[str, Any], platform: str | None = None
+) -> jax.stages.Lowered:
     """The program that `compiled_update` runs, not yet compiled: for those who only want to look at it.
 
     Args:
       state, batch: abstract will do (`abstract_state`, `Layout.abstract_batch`); their shardings say for which devices.
+      platform: 'tpu' or 'cuda', where that is not these devices' own; what is lowered for another only can be read.
     """
-    return _jitted_update().lower(recipe, dataclasses.replace(state, frozen={}), state.frozen, batch)
+    traced = _jitted_update().trace(recipe, dataclasses.replace(state, frozen={}), state.frozen, batch)
+    return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
 
 def _jitted_update() -> Any:

@@ -126,19 +126,25 @@ def show(results: dict[str, Any]) -> None:
             print(f"{row}| {memory / 1e9:.2f} | {taken * 1e3:.1f} |")
 
 
+def recipe_of(options: argparse.Namespace) -> Any:
+    """What is measured (`hcxjax.update.Recipe`)."""
+    from hcxjax.objectives.language_model import LanguageModel
+    from hcxjax.optim import AdamW, Cosine, SpikeGuard
+    from hcxjax.update import Recipe
+
+    objective = LanguageModel(configured(options)[0], loss_chunk=options.loss_chunk)
+    return Recipe(objective, AdamW(Cosine(3e-4, steps=1000, warmup=100)), SpikeGuard(), accumulate=1, seed=0)
+
+
 def measure_ours(options: argparse.Namespace) -> dict[str, float]:
     """Seconds a step and peak memory of `compiled_update`."""
     import jax
 
     from hcxjax.mesh import Layout
-    from hcxjax.objectives.language_model import LanguageModel
-    from hcxjax.optim import AdamW, Cosine, SpikeGuard
     from hcxjax.tracking import peak_memory
-    from hcxjax.update import Recipe, abstract_state, compiled_update, initial_state
+    from hcxjax.update import abstract_state, compiled_update, initial_state
 
-    model, length = configured(options)
-    objective = LanguageModel(model, loss_chunk=options.loss_chunk)
-    recipe = Recipe(objective, AdamW(Cosine(3e-4, steps=1000, warmup=100)), SpikeGuard(), accumulate=1, seed=0)
+    (model, length), recipe = configured(options), recipe_of(options)
     layout, update = Layout(), compiled_update()
     rows = whole_rows(model.vocab_size, options.rows, length)
     with layout.active():

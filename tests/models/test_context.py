@@ -65,11 +65,15 @@ def alone():
 @pytest.mark.parametrize(
     ("axes", "settings"),
     [
-        ({"context": 8}, {}),
+        pytest.param({"context": 8}, {}, marks=pytest.mark.slow),
         ({"context": 4, "tensor": 2}, {"context": "ring"}),
         ({"fsdp": 2, "context": 2, "tensor": 2}, {"attention_tile": (8, 4)}),
         ({"data": 2, "tensor": 4}, {}),  # two devices share each KV head
-        ({"context": 2, "tensor": 4}, {"context": "ring", "remat": "attention", "attention_tile": (4, 8)}),
+        pytest.param(
+            {"context": 2, "tensor": 4},
+            {"context": "ring", "remat": "attention", "attention_tile": (4, 8)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rows_divided_over_devices_equal_rows_on_one(alone, axes, settings):
@@ -103,6 +107,7 @@ def attention_on(layout, rows=ROWS, length=LENGTH):
 def test_queries_keys_and_values_are_not_gathered():
     """But for the keys of a row that is divided, and then only over the context axis."""
     assert "all-gather" not in attention_on(Layout(data=2, fsdp=2, tensor=2))
+    assert "all-gather" not in attention_on(Layout(data=2, tensor=4)), "two devices share each KV head"
     assert "all-gather" in attention_on(Layout(data=2, context=2, tensor=2))
 
 

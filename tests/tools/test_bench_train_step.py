@@ -2,10 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from hcxjax.kernels.target import Target
+from hcxjax.mesh import Layout
 from hcxjax.models.config import DecoderConfig
+from hcxjax.update import abstract_state, lowered_update
 from tools import bench_train_step
 from tools.bench import main, parser
 
@@ -49,6 +53,27 @@ def test_a_tiny_update_is_measured(options, capsys):
     assert found["step_s"] > 0 and found["peak_bytes"] > 1e6 and found["parameters"] == model.parameters
 
 
+@pytest.mark.parametrize(
+    ("platform", "kind", "kernels"),
+    [
+        ("cuda", "NVIDIA H200", ["__cudnn$fmhaSoftmax(", "__cudnn$fmhaSoftmaxBackward("]),
+        ("tpu", "TPU v5p", ["attention_forward", "attention_dq", "attention_dkv"]),
+    ],
+)
+def test_the_step_of_a_billion_lowers_for_accelerators(monkeypatch, platform, kind, kernels):
+    """Whole, with the kernels that `auto` takes there."""
+    target = Target("gpu" if platform == "cuda" else platform, kind)
+    monkeypatch.setattr(Target, "now", lambda: target)
+    options, layout = parser().parse_args(["train_step"]), Layout(devices=(0, 1))
+    recipe, (model, length) = bench_train_step.recipe_of(options), bench_train_step.configured(options)
+    shapes = {name: (x.shape, x.dtype) for name, x in bench_train_step.whole_rows(model.vocab_size, 8, length).items()}
+    with layout.active():
+        batch = layout.abstract_batch({name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()})
+        text = lowered_update(recipe, abstract_state(recipe, layout), batch, platform).as_text()
+    for kernel in kernels:
+        assert kernel in text
+
+
 def test_mfu_and_what_did_not_fit(capsys):
     steps = {"jax": [{"step_s": 0.1, "peak_bytes": 2e9}], "torch": [{"step_s": 0.2, "peak_bytes": 3e9}]}
     results = {"flops_per_token": 989e6, "length": 1000, "versions": {"jax device": "NVIDIA H200"}}
@@ -63,8 +88,6 @@ def test_the_peer_is_the_same_model(options):
     """With our weights it says our loss."""
     torch = pytest.importorskip("torch")
     import dataclasses
-
-    import jax
 
     from hcxjax.mesh import unbox
     from hcxjax.objectives.language_model import LanguageModel

@@ -64,10 +64,10 @@ def test_a_packed_row_is_its_documents_alone(hundred):
 
 
 def dense(q_BTNH, k_BSKH, v_BSKH, plan, *, scale, angles):
-    """What anyone would write."""
+    """Scores and softmax in float32, products in the inputs' precision."""
     q_BTNH = rotate(q_BTNH, angles)
     k_BSNH, v_BSNH = (jnp.repeat(x, q_BTNH.shape[2] // x.shape[2], axis=2) for x in (k_BSKH, v_BSKH))
-    s_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) * scale
+    s_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32) * scale
     s_BNTS = jnp.where(plan.mask()[:, None], s_BNTS, MASKED)
     p_BNTS = (jax.nn.softmax(s_BNTS, axis=-1) * plan.mask()[:, None]).astype(v_BSNH.dtype)
     lse_BNT = jax.nn.logsumexp(s_BNTS, axis=-1).astype(jnp.float32)
@@ -85,7 +85,8 @@ FEW = {(4, 1, 64, "bfloat16"), (4, 4, 128, "bfloat16")}
 )
 def test_is_as_near_to_float32_as_xla(heads, kv_heads, width, dtype):
     """Heads and head dims, in tiles whose sizes are not each other's, and rows that they do not divide; against dense
-    attention as XLA computes it in that precision."""
+    attention as XLA computes it in that precision. In float32 that is the reference itself; scores of 15 are rounded
+    by 1e-6 at every step, and so are the exponents of probabilities."""
     segments = packings(6, 53, seed=1)[2:]
     inputs = arrays(segments, heads, kv_heads, width, dtype)
     plan = planned(segments, Tile(16, 32))
@@ -93,7 +94,7 @@ def test_is_as_near_to_float32_as_xla(heads, kv_heads, width, dtype):
     for x32, x, x_xla, what in zip(exact(*inputs, plan), ours, theirs, NAMES, strict=True):
         assert x.dtype == (jnp.float32 if what == "lse" else dtype)
         error, allowed = (np.abs(np.asarray(y, np.float32) - x32).max() for y in (x, x_xla))
-        assert error <= 2 * allowed + (1e-5 if dtype == "float32" else 1e-3), what
+        assert error <= 2 * allowed + (5e-6 * max(1, np.abs(x32).max()) if dtype == "float32" else 1e-3), what
 
 
 def test_what_is_skipped_is_not_read(hundred):

@@ -74,8 +74,9 @@ def estimated_memory(step: Step, layout: PodLayout, held: Held) -> Memory:
       parameters, optimizer, batch   as they are sharded: exact
       activations   L/p · tokens · `kept_bytes`, and of a stage's steps for nothing as much
       gradients     the bytes of the parameters that train, twice where microbatches are summed
-      temporaries   the larger of what the head and what one block needs at once (`_head`, `_block`), and, where
-                    gradients are summed over data and divided over fsdp or stages, whole weights (`_whole`)
+      temporaries   the larger of what the head and what one block needs at once (`_head`, `_block`); what waits for
+                    every microbatch (`_outside`); and, where gradients are summed over data and divided over fsdp or
+                    stages, whole weights (`_whole`)
 
     Tests compare it with compiled programs; docs/planning.md says how far off it was.
     """
@@ -86,7 +87,9 @@ def estimated_memory(step: Step, layout: PodLayout, held: Held) -> Memory:
         held.batch,
         activations=share.layers * share.waiting * share.tokens * kept_bytes(share, share.model.remat),
         gradients=held.trained * (2 if share.microbatches > 1 else 1),
-        temporaries=max(_head(share, step.objective.loss_chunk), _block(share)) + _whole(share, layout),
+        temporaries=max(_head(share, step.objective.loss_chunk), _block(share))
+        + _outside(share, layout)
+        + _whole(share, layout),
     )
 
 
@@ -126,6 +129,15 @@ def _block(share: Share) -> float:
     themselves."""
     rows = share.tokens if share.stages == 1 else share.tokens / share.schedule.microbatches
     return rows * kept_bytes(share, "none") + 2 * share.width * share.weights / share.layers
+
+
+def _outside(share: Share, layout: PodLayout) -> float:
+    """What XLA for TPUs takes out of the loop over microbatches: the blocks' weights as they are stored, in the compute
+    dtype, and the gradient of an embedding that is not the head, whole and in float32, to be divided once."""
+    parts = layout.sizes["fsdp"] * layout.sizes["context"]
+    divided = parts > 1 and share.microbatches > 1 and share.stages == 1
+    embedding = 4 * share.table if divided and not share.model.tie_embeddings else 0.0
+    return share.width * share.weights / parts + embedding
 
 
 def _whole(share: Share, layout: PodLayout) -> float:

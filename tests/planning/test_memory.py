@@ -70,6 +70,22 @@ def test_a_pipeline_keeps_a_stage_s_weights_whole(step_of, billion):
     assert temporaries(fsdp=8, tensor=4, pipe=2) > 12 * block_weights(billion) / 8
 
 
+def test_what_waits_for_every_microbatch(step_of, billion):
+    """The gradient of an embedding that is not the head is whole until the last; weights in the compute dtype wait too."""
+
+    def temporaries(model, accumulate=4):
+        step = step_of(model, rows=256, length=4096, data=1, fsdp=16, tensor=4)
+        step = step.changed({}, accumulate, "full")
+        here = site(step)
+        return estimated_memory(step, here.layout, here.held).temporaries
+
+    untied = dataclasses.replace(billion, tie_embeddings=False)
+    assert temporaries(untied) - temporaries(billion) == 4 * 100352 * 2048 / 4
+    assert temporaries(untied, 1) == temporaries(billion, 1)
+    wider = temporaries(dataclasses.replace(billion, num_layers=36)) - temporaries(billion)
+    assert wider == 2 * block_weights(billion) / 64
+
+
 def test_the_estimate_is_near_a_compiled_program(compiled, estimated):
     """A tiny one, in float32 on a CPU: what is by sharding is exact, the rest of the same size."""
     for kind in ("parameters", "optimizer", "batch"):

@@ -19,7 +19,6 @@ from pathlib import Path
 import jax
 
 from hcxjax.main import configure
-from hcxjax.planning.compiled import DoesNotFitError
 from hcxjax.planning.pictures import memory_picture, time_picture
 from hcxjax.planning.plan import Plan, Site, compiled_plan, estimate
 from hcxjax.planning.pods import Pod, usual_pods
@@ -113,17 +112,19 @@ def searched(step: Step, pods: list[Pod], options: argparse.Namespace) -> tuple[
 
 
 def compiled_best(plans: Sequence[Plan], options: argparse.Namespace) -> tuple[Plan, list[str]]:
-    """(the best of the first variants that compile, a line about each). Those that turn out not to fit are passed over.
+    """(the best of the first variants that compile, a line about each).
+
+    Those that turn out not to fit are passed over, and so are those that the model refuses when it is traced.
 
     Raises:
-      ValueError: three times as many as were asked for do not fit.
+      ValueError: of three times as many as were asked for, none compiles and fits.
     """
     devices = compile_only_devices(plans[0].pod, options.target_config)
     fits, lines = [], []
     for plan in plans[: 3 * options.compile]:
         try:
             compiled = compiled_plan(plan.step, plan.pod, devices)
-        except DoesNotFitError as error:
+        except ValueError as error:
             lines.append(f"- {bindings(plan)}: {error}")
             continue
         memory = f"{compiled.memory.total / 1e9:.1f} GB ({plan.memory.total / 1e9:.1f} estimated)"
@@ -138,7 +139,7 @@ def compiled_best(plans: Sequence[Plan], options: argparse.Namespace) -> tuple[P
         if len(fits) == options.compile:
             break
     if not fits:
-        raise ValueError("\n".join([*lines, "none of them fits: the estimate was too low; take more chips"]))
+        raise ValueError("\n".join([*lines, "none of them compiles and fits; take more chips"]))
     return min(fits, key=lambda plan: plan.roofline.ranking), lines
 
 

@@ -30,6 +30,7 @@ class Compiled:
     Attributes:
       memory: of one device. Parameters, optimizer and batch are what their shardings say; activations and gradients
         what the loops over layers lay down; temporaries are the rest of what XLA takes, its code and padding included.
+      trained: bytes of the parameters that train.
       arguments: bytes that XLA gives to what an update is given: state and batch, with what its tiles add.
       collectives: that one device takes part in.
       flops: of one device's matmuls.
@@ -42,6 +43,7 @@ class Compiled:
     """
 
     memory: Memory
+    trained: float
     arguments: float
     collectives: tuple[Collective, ...]
     flops: float
@@ -77,6 +79,7 @@ def compile_step(step: Step, layout: PodLayout, wiring: Wiring) -> Compiled:
     assert said is not None, "XLA says what a program takes on TPUs, GPUs and CPUs"
     return Compiled(
         memory=_memory(said, Memory(held.parameters, held.optimizer, held.batch, *_kept(parsed, step, layout), 0.0)),
+        trained=held.trained,
         arguments=said.argument_size_in_bytes,
         collectives=collectives(executed, layout.sizes, wiring.across, one_program=layout.chosen[0].platform != "tpu"),
         flops=matmul_flops(executed),

@@ -1,4 +1,8 @@
-"""What the start of a run refuses: a mesh that does not divide the model, and more memory than a device has."""
+"""What the start of a run refuses: a mesh that does not divide the model, and more memory than a device has.
+
+It warns of what may be meant: a model that nearly every device holds whole, and a step that fills the memory by
+arithmetic.
+"""
 
 import functools
 import logging
@@ -14,12 +18,16 @@ from hcxjax.planning.memory import Held, estimated_memory, sharded_bytes
 from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
 from hcxjax.protocols import Shaped
-from hcxjax.update import Recipe, abstract_state, update
+from hcxjax.update import Recipe, TrainState, abstract_state, update
 
 _log = logging.getLogger(__name__)
 
 MOST_COPIES = 0.05
 """Share of a device's parameters that it may hold because a dimension did not divide, such as the few KV heads' own."""
+
+MOST_REPLICATED = 0.9
+"""Share of a device's parameters and optimizer that may be copies of what others of its mesh hold: of ten devices that
+all hold everything."""
 
 ALWAYS_DIVIDED = ("heads", "mlp")
 """Logical axes whose work every device would do whole, if it held them whole."""
@@ -70,8 +78,11 @@ def check_start(
         layout.check_batch(rows, recipe.accumulate)
         _check_length(layout, length)
     limit = device_memory(layout)
-    if limit is not None:
-        _check_memory(recipe, layout, shapes, limit, phase)
+    if len(layout.chosen) > 1 or limit is not None:
+        state = abstract_state(recipe, layout)
+        _check_replicas(state, layout)
+        if limit is not None:
+            _check_memory(recipe, layout, state, shapes, limit, phase)
 
 
 def device_memory(layout: Layout) -> float | None:
@@ -105,6 +116,11 @@ def _check_division(recipe: Recipe, layout: Layout) -> None:
     for found in undivided:
         if found.logical in ALWAYS_DIVIDED:
             raise ValueError(f"{found}: each device would do the work of all")
+        if found.logical == "kv_heads" and found.parts % found.size:
+            raise ValueError(
+                f"{found}, and {found.parts} is no multiple of {found.size} either: query heads of a device would "
+                "share no single KV head. Make DecoderConfig.num_kv_heads or the mesh axis a multiple of the other"
+            )
         copies += found.bytes * (1 - 1 / found.parts)
     if copies > MOST_COPIES * held and copies > GIB / 4:
         largest = max(undivided, key=lambda found: found.bytes)
@@ -112,6 +128,27 @@ def _check_division(recipe: Recipe, layout: Layout) -> None:
             f"of {held / GIB:.2f} GiB of parameters a device, {copies / GIB:.2f} are copies of what others hold; "
             f"at most {MOST_COPIES:.0%} may be. The largest: {largest}"
         )
+
+
+def _check_replicas(state: TrainState, layout: Layout) -> None:
+    """Warns: small models are trained so on purpose, and whether a large one fits is judged by the memory."""
+    leaves = jax.tree.leaves(state)
+    held, devices = sharded_bytes(state), len(layout.chosen)
+    copies = held - sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / devices
+    if copies <= MOST_REPLICATED * held or copies <= GIB:
+        return
+    dividing = {name for leaf in leaves for name in jax.tree.leaves(tuple(leaf.sharding.spec))}
+    idle = [f"Layout.{axis} = {size}" for axis, size in layout.mesh.shape.items() if size > 1 and axis not in dividing]
+    _log.warning(
+        "a device holds %.1f GiB of parameters and optimizer, of which %.1f are copies of what others of %d devices "
+        "hold: nothing of them is divided over %s. Layout.fsdp (%d) and Layout.tensor (%d) divide them",
+        held / GIB,
+        copies / GIB,
+        devices,
+        " x ".join(idle),
+        layout.mesh.shape["fsdp"],
+        layout.mesh.shape["tensor"],
+    )
 
 
 def _check_length(layout: Layout, length: int) -> None:
@@ -126,9 +163,14 @@ def _check_length(layout: Layout, length: int) -> None:
 
 
 def _check_memory(
-    recipe: Recipe, layout: Layout, shapes: Mapping[str, jax.ShapeDtypeStruct] | None, limit: float, phase: int
+    recipe: Recipe,
+    layout: Layout,
+    state: TrainState,
+    shapes: Mapping[str, jax.ShapeDtypeStruct] | None,
+    limit: float,
+    phase: int,
 ) -> None:
-    held = Held.of(abstract_state(recipe, layout), layout.abstract_batch(shapes or {}))
+    held = Held.of(state, layout.abstract_batch(shapes or {}))
     gradients = held.trained * (2 if recipe.accumulate > 1 else 1)
     certain = held.parameters + held.optimizer + gradients
     if certain > limit:

@@ -180,7 +180,7 @@ def compiled_plan(step: Step, pod: Pod, devices: list[Any]) -> Plan:
     compiled = compile_step(step, layout, wiring)
     flops, moved = compiled.flops, 0.0
     if step.is_language_model:
-        moved = moved_bytes(step, layout, compiled.memory.parameters)
+        moved = moved_bytes(step, layout, compiled.trained)
     if compiled.uncounted:
         least = Share.of(step, layout).flops if step.is_language_model else step.flops / pod.devices
         flops = max(flops, least)

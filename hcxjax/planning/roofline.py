@@ -82,12 +82,15 @@ class Roofline:
 def _shares(one: Collective, wiring: Wiring) -> tuple[float, float]:
     """(bytes that a device sends within its slice, bytes that it sends to others).
 
-    A collective over both is done within each slice first, so that each of its m devices takes an m-th across.
+    A collective over both is done within each slice first, so that each of its m devices takes an m-th across. What is
+    passed to a neighbour is passed whole, by the devices at a slice's border to one of another slice.
     """
     if one.kind == "send":
         return 0.0, one.sent
     if one.slices == 1:
         return one.sent, 0.0
+    if one.kind == "collective-permute":
+        return one.payload, one.payload
     members = math.prod(wiring.wires[axis].devices for axis in one.axes)
     within = one.payload * ring_share(one.kind, members)
     return within, one.payload * ring_share(one.kind, one.slices) / members

@@ -52,7 +52,7 @@ def _tried(step: Step, pod: Pod) -> Tried:
     for site in sites(step, pod):
         for remat in REMAT:
             # More microbatches than it takes to fit cost time and save none.
-            for accumulate in divisors(step.rows // site.layout.batch_shards):
+            for accumulate in _microbatches(step, site):
                 variant = step.changed(site.layout.sizes, accumulate, remat)
                 memory = estimated_memory(variant, site.layout, site.held)
                 tried += 1
@@ -118,15 +118,25 @@ def sites(step: Step, pod: Pod) -> Iterator[Site]:
 
 def _possible(step: Step, axes: Mapping[str, int]) -> bool:
     """Do the axes divide what they are to divide, so that nothing is done twice, and leave tiles of attention whole?"""
-    model = step.model
+    model, tensor, stages = step.model, axes.get("tensor", 1), axes.get("pipe", 1)
     divided = {
         "fsdp": (model.embed_dim,),
         "tensor": (model.num_heads, model.mlp_dim, model.vocab_size),
         # Of a row, a device has two chunks.
         "context": (max(1, step.length // (2 * TILE)),),
-        "pipe": (max(1, model.num_layers // model.pipe_repeats),),
     }
-    return all(size % axes.get(axis, 1) == 0 for axis, sizes in divided.items() for size in sizes)
+    groups = stages * model.pipe_repeats if stages > 1 else 1
+    # A device has KV heads of its own, or shares one.
+    keys = model.num_kv_heads % tensor == 0 or tensor % model.num_kv_heads == 0
+    whole = all(size % axes.get(axis, 1) == 0 for axis, sizes in divided.items() for size in sizes)
+    return whole and keys and model.num_layers % groups == 0
+
+
+def _microbatches(step: Step, site: Site) -> list[int]:
+    """How many there can be in an update, the fewest first: stages take `pipe_rows` rows of a device at a time."""
+    rows = step.rows // site.layout.batch_shards
+    at_once = step.model.pipe_rows if site.layout.sizes["pipe"] > 1 else 1
+    return [number for number in divisors(rows) if rows // number % at_once == 0]
 
 
 def factorizations(number: int, parts: int) -> Iterator[tuple[int, ...]]:

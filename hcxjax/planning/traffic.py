@@ -97,11 +97,12 @@ def _along(
 def moved_bytes(step: Step, layout: PodLayout, trained: float) -> float:
     """Bytes that must pass between a device's HBM and its cores in an update, for a language model; m microbatches.
 
-      weights       m·w·P/t for each of forward, backward and what is computed again
+      weights       m·w·P/(t·p) for each of forward, backward and what is computed again; of stages, in each visit anew
       optimizer     28 for each number that trains and that the device holds: gradient, parameter and Adam's two moments
                     read, three of them written; 8·m for the gradient's sum
       activations   m·L/p·tokens·(2·kept + 2·dots·passes): what is kept is written and read, and every matmul of a block
-                    writes what `remat='dots'` would keep and the next one reads it, forward, again, and twice backward
+                    writes what `remat='dots'` would keep and the next one reads it, forward, again, and twice backward;
+                    of a stage's steps for nothing as much
 
     Logits and scores are left out: a kernel need not write them. So it is a lower bound.
 
@@ -110,8 +111,8 @@ def moved_bytes(step: Step, layout: PodLayout, trained: float) -> float:
     """
     share = Share.of(step, layout)
     again = share.computed_again
-    weights = share.width * share.weights * (2 + again)
-    activations = 2 * kept_bytes(share, share.model.remat) + 2 * (3 + again) * kept_bytes(share, "dots")
-    return share.microbatches * (weights + step.model.num_layers * share.tokens * activations) + trained / 4 * (
-        28 + 8 * share.microbatches
-    )
+    visits = share.schedule.steps / share.schedule.repeats if share.stages > 1 else 1
+    weights = visits * share.width * share.weights * (2 + again)
+    a_token = 2 * kept_bytes(share, share.model.remat) + 2 * (3 + again) * kept_bytes(share, "dots")
+    activations = share.layers * share.waiting * share.tokens * a_token
+    return share.microbatches * (weights + activations) + trained / 4 * (28 + 8 * share.microbatches)

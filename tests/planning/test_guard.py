@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from hcxjax.optim import AdamW, Cosine, SpikeGuard
 from hcxjax.phases import Phase, Phases
 from hcxjax.planning import guard
 from hcxjax.planning.guard import check_phases, check_start
+from hcxjax.planning.topology import PodLayout
 from hcxjax.update import Recipe
 
 SHAPES = {"tokens_BT": jax.ShapeDtypeStruct((8, 16), "int32")}
@@ -38,6 +40,11 @@ def test_what_fits_is_not_refused(recipe):
     [
         ({}, {"tensor": 8}, r"'heads' of layers/attention/.* is 4, which Layout\.tensor = 8 does not divide"),
         ({"mlp_dim": 42}, {"tensor": 4, "data": 2}, r"'mlp' of layers/mlp/.* is 42, which Layout\.tensor = 4 does not"),
+        (
+            {"num_heads": 12, "num_kv_heads": 3, "mlp_dim": 40},
+            {"tensor": 4, "data": 2},
+            r"'kv_heads' of layers/attention/.* is 3, which Layout\.tensor = 4 does not divide, .* no multiple of 3",
+        ),
     ],
 )
 def test_work_that_the_mesh_does_not_divide(recipe, sizes, axes, message):
@@ -53,6 +60,22 @@ def test_parameters_that_many_devices_hold_in_copies(recipe, monkeypatch):
         ValueError, match=r"at most 5% may be\. The largest: 'embed' of .* is 36, which Layout\.fsdp = 8"
     ):
         check_start(recipe(embed_dim=36), layout, SHAPES)
+
+
+def test_a_model_that_all_devices_hold_whole_is_warned_of(recipe, monkeypatch, caplog):
+    monkeypatch.setattr(guard, "device_memory", lambda layout: None)
+
+    def told(devices, **axes):
+        caplog.clear()
+        check_start(recipe(vocab_size=64, num_layers=1), PodLayout.over(Layout(**axes), range(devices)), None)
+        return caplog.text
+
+    assert not told(64, data=64), "few bytes nobody minds"
+    monkeypatch.setattr(guard, "GIB", 1000)
+    assert re.search(r"divided over Layout\.data = 16\. Layout\.fsdp \(1\)", told(16, data=16)), "15 of 16 are copies"
+    assert re.search(r"copies of what others of 64 devices .* Layout\.data = 32\.", told(64, data=32, fsdp=2))
+    assert not told(8, data=8), "7 of 8 are"
+    assert not told(64, data=8, fsdp=4, tensor=2)
 
 
 def test_rows_that_the_context_axis_does_not_divide(recipe):

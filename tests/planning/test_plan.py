@@ -1,9 +1,10 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
-from hcxjax.planning.plan import ARITHMETIC, COMPILED, Site, estimate
+from hcxjax.planning.plan import ARITHMETIC, COMPILED, Site, compiled_plan, estimate
 from hcxjax.planning.pods import Pod
 
 
@@ -40,6 +41,17 @@ def test_a_summary_is_plain_numbers(plan, compiled):
 def test_matmuls_are_counted_where_they_can_be(compiled, estimated):
     assert compiled.flops == compiled.compiled.flops
     assert estimated.flops == pytest.approx(compiled.flops, rel=0.05)
+
+
+def test_what_does_not_train_is_not_moved_for_the_optimizer(compiled, cube):
+    """Compiled or not: bytes between memory and cores are arithmetic in either case."""
+    thin = dataclasses.replace(cube.model, num_layers=1)
+    objective = dataclasses.replace(cube.recipe.objective, model=thin)
+    recipe = dataclasses.replace(cube.recipe, objective=objective, trainable=("embed",), accumulate=1)
+    step = dataclasses.replace(cube, recipe=recipe)
+    frozen = compiled_plan(step, compiled.pod, jax.devices())
+    assert 0 < frozen.compiled.trained < 0.7 * frozen.memory.parameters
+    assert frozen.roofline.seconds["HBM"] == estimate(step, Site.of(step, compiled.pod)).roofline.seconds["HBM"]
 
 
 def test_a_batch_that_the_mesh_does_not_divide(step_of, billion):

@@ -49,5 +49,7 @@ def test_between_slices_each_device_takes_its_part_across():
     both = Roofline.of(pod, wires, 0.0, 0.0, [whole])
     assert both.seconds["network"] == pytest.approx(1.0)
     assert both.seconds["links of fsdp"] == pytest.approx(16 * network * 2 * 15 / 16 / 100e9)
+    passed = collective("collective-permute", "data", "fsdp", payload=network, slices=2)
+    assert Roofline.of(pod, wires, 0.0, 0.0, [passed]).seconds["network"] == pytest.approx(1.0), "all of it"
     sent = Roofline.of(pod, wires, 0.0, 0.0, [collective("send", "data", sent=2 * network)])
     assert sent.seconds["network"] == pytest.approx(2.0)

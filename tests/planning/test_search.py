@@ -1,10 +1,13 @@
 import dataclasses
 
+import jax
 import pytest
 
 from hcxjax.planning import search as searching
 from hcxjax.planning.pods import Pod
 from hcxjax.planning.search import divisors, factorizations, pick, ranked_mfu, search
+from hcxjax.planning.topology import PodLayout
+from hcxjax.update import abstract_state
 
 
 def test_factors():
@@ -36,6 +39,32 @@ def test_every_variant_divides_what_it_must(found, billion):
         assert billion.embed_dim % sizes["fsdp"] == 0 and billion.num_heads % sizes["tensor"] == 0
         assert 16 % (sizes["data"] * sizes["fsdp"] * plan.step.recipe.accumulate) == 0
         assert 4096 % (1024 * sizes["context"]) == 0
+
+
+@pytest.mark.parametrize(("heads", "keys", "tensor"), [(12, 3, 4), (12, 6, 4), (12, 2, 4)])
+def test_heads_are_dealt_where_the_model_deals_them(step_of, tiny, heads, keys, tensor):
+    model = dataclasses.replace(tiny, num_layers=1, num_heads=heads, num_kv_heads=keys, vocab_size=60)
+    step = step_of(model, rows=1, data=1, tensor=tensor)
+    layout = PodLayout.over(step.layout, jax.devices()[:tensor])
+    with layout.active():
+        try:
+            abstract_state(step.recipe, layout)  # traces the model
+            taken = True
+        except ValueError as error:
+            assert "share no single one" in str(error)
+            taken = False
+    assert searching._possible(step, {"tensor": tensor}) == taken
+
+
+def test_stages_are_of_whole_groups_of_layers_and_take_whole_parts_of_the_rows(step_of, billion):
+    pod = Pod.parse("v5e:4x4")
+    parts = dataclasses.replace(billion, num_layers=16, pipe_repeats=4, pipe_rows=4)
+    [tried] = search(step_of(parts, rows=64, length=1024), [pod]).values()
+    staged = [plan.step for plan in tried.plans if plan.step.layout.pipe > 1]
+    assert {step.layout.pipe for step in staged} == {2, 4}
+    assert all(64 // (one.layout.data * one.layout.fsdp) // one.recipe.accumulate % 4 == 0 for one in staged)
+    uneven = dataclasses.replace(billion, num_layers=18, pipe_repeats=4)
+    assert {site.layout.sizes["pipe"] for site in searching.sites(step_of(uneven, rows=64, length=1024), pod)} == {1}
 
 
 def test_less_memory_is_bought_with_more_time(step_of, billion, monkeypatch):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from hcxjax.planning.flops import block_weights
@@ -86,3 +88,14 @@ def test_bytes_between_memory_and_cores(step_of, billion):
     least = 2 * blocks + 36 * billion.parameters
     assert moved_bytes(step, layout, trained) > least
     assert moved_bytes(step.changed({}, 1, "full"), layout, trained) - moved_bytes(step, layout, trained) < 3 * blocks
+
+
+def test_a_stage_moves_what_its_own_layers_need(step_of, billion):
+    def of_state_aside(**sizes):
+        step = step_of(dataclasses.replace(billion, remat="dots"), rows=512, length=4096, data=1, **sizes)
+        return moved_bytes(step, step.on(Pod.parse("v5p:4x4x4")), trained=0.0)
+
+    blocks = 2 * block_weights(billion)
+    alone, staged = of_state_aside(fsdp=64), of_state_aside(fsdp=32, pipe=2)
+    # Of 16 rows in two stages of half as many layers: 17 steps, each of which reads half the weights.
+    assert staged - 17 / 2 * 2 * blocks == pytest.approx(17 / 16 * (alone - 2 * blocks))

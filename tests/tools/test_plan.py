@@ -5,9 +5,10 @@ import re
 import jax
 import pytest
 
+from hcxjax.planning.compiled import DoesNotFitError
 from hcxjax.planning.plan import Site, estimate
 from tests.runs import ROOT
-from tools.plan import main
+from tools.plan import main, parser
 
 RUN = [f"--gin_file={ROOT / 'gin/runs/pretrain_1b.gin'}", "--gin.CODE=files:src", "--gin.BATCH=64"]
 
@@ -44,19 +45,48 @@ def test_a_search_says_how_to_train_so(capsys):
 
 
 def test_what_compiles_and_fills_more_than_the_memory_is_passed_over(monkeypatch, capsys):
-    tried = []
+    left = fake_compiler(monkeypatch, 40e9, 0.0)
+    assert main([*RUN, "--topology=v5e:4x4", "--search", "--compile=1"]) == 0
+    told = capsys.readouterr().out.partition("Compiled, the best first")[2]
+    assert not left and re.search(r"GB \(.* estimated\), more than the 16\.9 of a device\n- .*at least", told)
+
+
+def fake_compiler(monkeypatch, *outcomes):
+    """Compiles by arithmetic; of each variant in turn, an outcome: bytes of temporaries, or what is raised."""
+    left = list(outcomes)
 
     def compiled(step, pod, devices):
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
         plan = estimate(step, Site.of(step, pod))
-        tried.append(plan)
-        too_much = pod.device_memory * (2 if len(tried) == 1 else 0)
-        return dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, temporaries=too_much))
+        return dataclasses.replace(plan, memory=dataclasses.replace(plan.memory, temporaries=outcome))
 
     monkeypatch.setattr("tools.plan.compiled_plan", compiled)
     monkeypatch.setattr("tools.plan.compile_only_devices", lambda pod, config: [])
+    return left
+
+
+@pytest.mark.parametrize("refused", [ValueError("heads of no one"), DoesNotFitError("does not fit: 20 of 16")])
+def test_what_does_not_compile_is_a_line_and_the_next_is_tried(refused, monkeypatch, capsys):
+    left = fake_compiler(monkeypatch, refused, 0.0)
     assert main([*RUN, "--topology=v5e:4x4", "--search", "--compile=1"]) == 0
     told = capsys.readouterr().out.partition("Compiled, the best first")[2]
-    assert len(tried) == 2 and re.search(r"GB \(.* estimated\), more than the 16\.9 of a device\n- .*at least", told)
+    assert not left and re.search(rf"- --gin.*remat=\w+: {refused}\n- .*at least", told)
+
+
+def test_where_nothing_compiles_every_reason_is_told(monkeypatch, capsys):
+    left = fake_compiler(monkeypatch, *(ValueError(f"reason {number}") for number in range(4)))
+    assert main([*RUN, "--topology=v5e:4x4", "--search", "--compile=1"]) == 1
+    told = capsys.readouterr().err
+    assert len(left) == 1 and all(f"reason {number}" in told for number in range(3))
+    assert "none of them compiles and fits" in told
+
+
+def test_every_option_is_explained():
+    page = (ROOT / "docs" / "planning.md").read_text()
+    options = [name for action in parser()._actions for name in action.option_strings if name not in ("-h", "--help")]
+    assert len(options) > 10 and [name for name in options if not re.search(rf"^\| .*`{name}[`=]", page, re.M)] == []
 
 
 def test_the_second_phase_of_a_run_is_planned_too(capsys):

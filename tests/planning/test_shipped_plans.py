@@ -94,3 +94,12 @@ def test_arithmetic_is_near_what_was_compiled(model, length):
     }
     assert sent["found"] == pytest.approx(sent["known"], rel=0.3)
     assert known["memory_bytes"]["total"] < known["memory_limit_bytes"]
+
+
+@pytest.mark.parametrize("length", [4096, 32768])
+def test_14b_fits_on_64_chips(length):
+    """The pages of docs/plans, long rows with context parallelism."""
+    told = json.loads((ROOT / "docs" / "plans" / f"seed_think_14b_{length}" / "plan.json").read_text())
+    assert (told["pod"], told["origin"], told["step"]["length"]) == ("v5p:4x4x4", "compiled", length)
+    assert told["memory_bytes"]["total"] < told["memory_limit_bytes"] and told["moved_leaves"] == []
+    assert told["step"]["Layout.context"] == (1 if length == 4096 else 2)

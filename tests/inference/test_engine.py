@@ -317,7 +317,7 @@ def test_nothing_compiles_after_the_warm_up(model, params, caplog):
     model = dataclasses.replace(model, norm_epsilon=1.1e-5)  # a program of its own
     engine = Engine(model, params, Pieces(), SETTINGS)
     engine.warm_up(scoring=True)
-    with jax.log_compiles(True), caplog.at_level("WARNING"):
+    with jax.log_compiles(True), caplog.at_level("WARNING", logger="jax"):
         draw = random.Random(5)
         requests = [random_request(draw, model.vocab_size, [[], list(range(33))]) for _ in range(12)]
         under_load(engine, requests, draw)
@@ -330,7 +330,7 @@ def test_nothing_compiles_after_the_warm_up(model, params, caplog):
 
 
 def test_compiling_would_be_seen(model, params, caplog):
-    with jax.log_compiles(True), caplog.at_level("WARNING"):
+    with jax.log_compiles(True), caplog.at_level("WARNING", logger="jax"):
         Engine(dataclasses.replace(model, norm_epsilon=1.2e-5), params, settings=SETTINGS).complete([Request([1], 1)])
     assert any("Compiling" in record.message for record in caplog.records)
 
@@ -469,7 +469,7 @@ def test_weights_that_lie_elsewhere_are_moved_and_nothing_compiles(model, params
         engine = Engine(model, sharded, settings=dataclasses.replace(SETTINGS, slots=8))
         engine.warm_up()
         requests = [Request(prompt, 5, GREEDY) for prompt in PROMPTS]
-        with jax.log_compiles(True), caplog.at_level("WARNING"):
+        with jax.log_compiles(True), caplog.at_level("WARNING", logger="jax"):
             before = engine.complete(requests)
             engine.swap(jax.tree.map(np.asarray, params))
             assert engine.complete(requests) == before
